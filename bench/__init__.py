@@ -1,0 +1,1 @@
+"""Measurements that print a table: ratios in one run, never timed tests."""

@@ -1,0 +1,1 @@
+"""The OpenTelemetry lake as a Dagster asset graph. This file stays free of side effects."""

@@ -1,0 +1,1 @@
+"""The domain, as a pure library: nothing below this package imports Dagster."""

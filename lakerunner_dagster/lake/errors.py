@@ -1,0 +1,58 @@
+"""Every error that the lake raises, by what its catcher must do about it.
+
+What belongs here: exception types, one for each different reaction. What does not: messages (they
+stand where the error is raised, and say what was wrong, with what input, and what to do).
+"""
+
+from __future__ import annotations
+
+
+class LakeError(Exception):
+    """Base of all errors of the lake."""
+
+
+class InputError(LakeError):
+    """One raw object, notification or record is unusable: it alone is set aside, the work around it goes on.
+
+    ``reason`` is a short stable snake_case word that is stored, counted and shown (``truncated_gzip``).
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ObjectMissing(LakeError):
+    """The object is not in the store: it ends as ``missing``."""
+
+
+class StoreUnavailable(LakeError):
+    """The object store did not answer, or not as it should: try again later, nothing is wrong with the work."""
+
+
+class StoreDenied(LakeError):
+    """The object store refuses our credentials or our request: trying again as we are cannot help."""
+
+
+class BusUnavailable(LakeError):
+    """Kafka did not acknowledge in time: what was to be sent is still ours, try again later."""
+
+
+class LakeDatabaseUnavailable(LakeError):
+    """PostgreSQL cannot be reached: try again later."""
+
+
+class LeaseLost(LakeError):
+    """Another run holds the box now: this run must stop without publishing."""
+
+
+class SwapConflict(LakeError):
+    """The published segments are not those that this run has read: compute again from what is there now."""
+
+
+class ConservationBreach(LakeError):
+    """Records out are not records in minus those rejected: nothing may be published."""
+
+
+class ConfigurationError(LakeError):
+    """A setting is missing or cannot be used: the message names it and a value that would do."""

@@ -1,0 +1,118 @@
+"""Every setting, typed, documented and bounded in one place: environment variables ``LAKERUNNER_*`` or a ``.env``.
+
+What belongs here: names, types, defaults and what they mean (``docs/configuration.md`` and
+``lakerunner doctor`` are made from these descriptions). What does not: how a setting is used.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MiB = 1024 * 1024
+
+
+class Limits(BaseSettings):
+    """Bounds on hostile input. What passes one is refused with the reason, never cut short."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKERUNNER_LIMIT_", env_file=".env", extra="ignore", frozen=True)
+
+    object_bytes: Annotated[int, Field(gt=0, description="Largest raw object, in stored bytes.")] = 512 * MiB
+    decompressed_bytes: Annotated[int, Field(gt=0, description="Largest raw object once decompressed, in bytes.")] = (
+        1024 * MiB
+    )
+    decompression_ratio: Annotated[
+        int,
+        Field(gt=0, description="Highest ratio of decompressed to stored bytes, above 1 MiB decompressed."),
+    ] = 500
+    attributes: Annotated[int, Field(gt=0, description="Most attributes on one record, its resource or its scope.")] = (
+        4096
+    )
+    value_bytes: Annotated[int, Field(gt=0, description="Largest attribute value or log body, in bytes.")] = MiB
+    columns: Annotated[int, Field(gt=0, description="Most attribute columns in a segment; the rarest overflow.")] = 250
+    ahead_ms: Annotated[int, Field(ge=0, description="How far ahead of now an event time may be, in ms.")] = 3_600_000
+    first_date: Annotated[
+        date,
+        Field(
+            validation_alias="LAKERUNNER_FIRST_DATE",
+            description="First day of the lake: earlier event times are rejected, and partitions begin here.",
+        ),
+    ] = date(2025, 1, 1)
+
+
+class BoxPolicy(BaseSettings):
+    """When a gathering box is closed: whichever bound is reached first."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKERUNNER_BOX_", env_file=".env", extra="ignore", frozen=True)
+
+    bytes: Annotated[
+        int, Field(gt=0, description="Decompressed bytes that fill a box (estimated by learned ratios).")
+    ] = 64 * MiB
+    count: Annotated[int, Field(gt=0, le=4000, description="Objects that fill a box.")] = 1000
+    age_seconds: Annotated[float, Field(ge=0, description="Longest wait of a box's first object, in seconds.")] = 20.0
+    window_seconds: Annotated[int, Field(gt=0, description="Event-time window that a box never spans, in seconds.")] = (
+        3600
+    )
+
+
+class Settings(BaseSettings):
+    """All settings but the two groups above. With nothing set, everything is embedded under ``home``."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKERUNNER_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Annotated[Path, Field(description="Directory of the embedded services and the local bucket.")] = Path(
+        ".lakerunner"
+    )
+    database_url: Annotated[
+        SecretStr | None,
+        Field(description="PostgreSQL URL of lrdb (postgresql://…); unset: the embedded server."),
+    ] = None
+    dagster_database_url: Annotated[
+        SecretStr | None,
+        Field(description="PostgreSQL URL of Dagster's own storage (postgresql+psycopg2://…)."),
+    ] = None
+    kafka_bootstrap_servers: Annotated[
+        str | None, Field(description="Kafka's bootstrap servers, host:port,…; unset: the embedded cluster.")
+    ] = None
+    kafka_options: Annotated[
+        dict[str, str],
+        Field(description="JSON object of librdkafka settings passed through (security.protocol, sasl.*, ssl.*)."),
+    ] = {}
+    kafka_topic_prefix: Annotated[str, Field(description="Prefix of every topic.")] = "lakerunner."
+    kafka_partitions: Annotated[int, Field(gt=0, description="Partitions of a topic that we create.")] = 16
+    kafka_replication: Annotated[int, Field(gt=0, description="Replicas of a topic that we create.")] = 3
+    kafka_retention_hours: Annotated[int, Field(gt=0, description="Retention of a topic that we create, in hours.")] = (
+        168
+    )
+
+    http_host: Annotated[str, Field(description="Address the HTTP adapter listens on.")] = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535, description="Port of the HTTP adapter; 0 takes a free one.")] = 8081
+    http_token: Annotated[
+        SecretStr | None,
+        Field(description="Bearer token that the HTTP adapter demands; needed off loopback."),
+    ] = None
+    http_body_bytes: Annotated[int, Field(gt=0, description="Largest notification body, in bytes.")] = MiB
+    directory_poll_seconds: Annotated[
+        float, Field(gt=0, description="How often the directory adapter lists its bucket.")
+    ] = 1.0
+    directory_settle_seconds: Annotated[
+        float, Field(ge=0, description="How long a file must stay unchanged before it is notified.")
+    ] = 1.0
+    sources_per_organization: Annotated[
+        int, Field(gt=0, le=32767, description="Most collectors that an organization's keys may register.")
+    ] = 1000
+
+    lease_seconds: Annotated[float, Field(gt=0, description="How long a claim lives without a heartbeat.")] = 60.0
+    box_attempts: Annotated[int, Field(gt=0, description="Claims of a box before it is failed.")] = 5
+    retry_backoff_seconds: Annotated[
+        float, Field(ge=0, description="Wait after a first failed attempt; doubles each time.")
+    ] = 10.0
+    tick_seconds: Annotated[float, Field(gt=0, le=50, description="Longest time a sensor's tick polls and plans.")] = (
+        15.0
+    )
+    sensor_interval_seconds: Annotated[int, Field(gt=0, description="Shortest time between two ticks of a sensor.")] = 5
+    active_runs: Annotated[int, Field(gt=0, description="Ingest runs of one signal that may be queued or running.")] = 4
