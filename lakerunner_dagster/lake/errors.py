@@ -56,3 +56,7 @@ class ConservationBreach(LakeError):
 
 class ConfigurationError(LakeError):
     """A setting is missing or cannot be used: the message names it and a value that would do."""
+
+
+class WorkIncomplete(LakeError):
+    """A run has done what it could; the boxes or hours that the message lists are as they were, and can be tried again."""

@@ -1,0 +1,78 @@
+"""The lake as a run or a tick holds it: settings and the open handles on lrdb, Kafka and the buckets.
+
+What belongs here: opening and closing them. What does not: what is done with them.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.lake.errors import ConfigurationError
+from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
+from lakerunner_dagster.lake.store import Store
+
+
+CONNECTIONS = 4
+"""Most connections of one process to lrdb: its transaction, a heartbeat, a look-up, and one to spare."""
+
+
+class Stores:
+    """The buckets of the storage profiles, each opened once, on first use; safe to share between threads."""
+
+    def __init__(self, lrdb: Lrdb) -> None:
+        self._lrdb = lrdb
+        self._open: dict[str, Store] = {}
+        self._lock = threading.Lock()
+
+    def of(self, bucket: str) -> Store:
+        """The store of a bucket; ConfigurationError when no storage profile knows it."""
+        with self._lock:
+            store = self._open.get(bucket)
+            if store is None:
+                with self._lrdb.connection() as conn:
+                    configuration = profiles.bucket_configuration(conn, bucket)
+                store = self._open[bucket] = Store.open(configuration)
+            return store
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """Everything that work on the lake needs, opened once for a process and closed by who opened it."""
+
+    settings: Settings
+    limits: Limits
+    policy: BoxPolicy
+    lrdb: Lrdb
+    bus: Bus
+    stores: Stores
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.lrdb.close()
+
+
+def open_lake(settings: Settings) -> Lake:
+    """The lake of these settings; ConfigurationError where they name no database or no Kafka."""
+    if settings.database_url is None or settings.kafka_bootstrap_servers is None:
+        unset = "LAKERUNNER_DATABASE_URL" if settings.database_url is None else "LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS"
+        raise ConfigurationError(
+            f"{unset} is not set: run `lakerunner services up`, which writes it into .env, or name your own server"
+        )
+    return _open(settings, settings.database_url.get_secret_value(), settings.kafka_bootstrap_servers)
+
+
+def _open(settings: Settings, database_url: str, bootstrap_servers: str) -> Lake:
+    lrdb = Lrdb(database_url, min_size=1, max_size=CONNECTIONS)
+    bus = Bus(
+        bootstrap_servers,
+        prefix=settings.kafka_topic_prefix,
+        options=settings.kafka_options,
+        partitions=settings.kafka_partitions,
+        replication=settings.kafka_replication,
+        retention_hours=settings.kafka_retention_hours,
+    )
+    return Lake(settings=settings, limits=Limits(), policy=BoxPolicy(), lrdb=lrdb, bus=bus, stores=Stores(lrdb))

@@ -1,0 +1,34 @@
+"""From lrdb's outbox to Kafka: messages leave the outbox only once Kafka has acknowledged them.
+
+What belongs here: moving what committed transactions have left. What does not: what is in a message.
+"""
+
+from __future__ import annotations
+
+import time
+
+from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.lake.lrdb import outbox
+from lakerunner_dagster.lake.lrdb.connection import Lrdb
+
+BATCH = 500
+"""Messages that are locked, sent and deleted together: at most this many are sent again after a crash."""
+
+
+def publish_outbox(lrdb: Lrdb, bus: Bus, timeout_seconds: float) -> int:
+    """Send what the outbox holds, oldest first, until it is empty or the time is up; the number sent.
+
+    Safe at once in many processes: each locks other rows. Killed between the acknowledgement and the delete, the
+    next one sends the batch again: every reader of a topic takes repetition. BusUnavailable leaves the rows.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    sent = 0
+    while True:
+        with lrdb.transaction() as conn:
+            batch = outbox.take(conn, BATCH)
+            if batch:
+                bus.produce([item.message for item in batch], max(deadline - time.monotonic(), 1.0))
+                outbox.delete(conn, [item.outbox_id for item in batch])
+        sent += len(batch)
+        if len(batch) < BATCH or time.monotonic() >= deadline:
+            return sent
