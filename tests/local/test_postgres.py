@@ -1,0 +1,159 @@
+"""The embedded PostgreSQL: starts, keeps its data, survives being killed, leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from lakerunner_dagster.local.errors import AlreadyRunning, ServiceFailed
+from lakerunner_dagster.local.postgres import PostgresServer, find_binaries
+
+DEADLINE_SECONDS = 60.0
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="lakerunner-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name) / "postgres"
+
+
+def query(url: str, text: str) -> object:
+    with psycopg.connect(url) as conn:
+        row = conn.execute(text.encode()).fetchone()
+        return row[0] if row else None
+
+
+def test_data_outlives_a_restart_and_the_server_does_not(directory: Path) -> None:
+    server = PostgresServer(directory, durable=False)
+    server.start()
+    url = server.create_database("lrdb")
+    with psycopg.connect(url) as conn:
+        conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    process_id = server.process_id
+    assert process_id is not None
+    with pytest.raises(AlreadyRunning, match=str(os.getpid())):
+        PostgresServer(directory, durable=False).start()
+    server.stop()
+    server.stop()
+    assert not psutil.pid_exists(process_id)
+    server.start()
+    try:
+        assert query(server.create_database("lrdb"), "SELECT answer FROM kept") == 42
+    finally:
+        server.stop()
+
+
+def test_a_killed_owner_leaves_no_server_and_no_lock(directory: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from lakerunner_dagster.local.postgres import PostgresServer\n"
+        "server = PostgresServer(Path(sys.argv[1])); server.start()\n"
+        "print(server.process_id, server.create_database('lrdb'), flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout:
+        process_id, url = owner.stdout.readline().split()
+    with psycopg.connect(url) as conn:
+        conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        assert conn.execute("SHOW fsync").fetchone() == ("on",)
+    owner.kill()
+    owner.wait()
+    if sys.platform == "linux":
+        eventually(lambda: not psutil.pid_exists(int(process_id)), "the server ends with its owner")
+    server = PostgresServer(directory)
+    server.start()
+    try:
+        assert query(server.url("lrdb"), "SELECT answer FROM kept") == 42
+    finally:
+        server.stop()
+
+
+def test_a_killed_server_recovers_what_was_committed(directory: Path) -> None:
+    server = PostgresServer(directory)
+    server.start()
+    with psycopg.connect(server.create_database("lrdb")) as conn:
+        conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    process_id = server.process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    server.stop()
+    assert (directory / "data" / "postmaster.pid").exists()
+    server.start()
+    try:
+        assert query(server.url("lrdb"), "SELECT answer FROM kept") == 42
+    finally:
+        server.stop()
+
+
+def test_a_pid_file_that_names_another_process_by_now_is_no_obstacle(directory: Path) -> None:
+    server = PostgresServer(directory, durable=False)
+    server.start()
+    server.stop()
+    (directory / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n{directory}\n")
+    server.start()
+    assert server.process_id is not None
+    server.stop()
+
+
+def test_a_half_made_data_directory_is_made_again(directory: Path) -> None:
+    (directory / "data").mkdir(parents=True)
+    (directory / "data" / "PG_VERSION").write_text("18\n")
+    server = PostgresServer(directory, durable=False)
+    server.start()
+    assert query(server.url("postgres"), "SELECT 1") == 1
+    server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
+def test_root_needs_no_permission_changed_on_directories_that_only_it_may_enter() -> None:
+    with tempfile.TemporaryDirectory(prefix="lakerunner-test-") as name:
+        assert Path(name).stat().st_mode & 0o777 == 0o700
+        server = PostgresServer(Path(name) / "postgres", durable=False)
+        server.start()
+        assert query(server.create_database("lrdb"), "SELECT 1") == 1
+        server.stop()
+        assert Path(name).stat().st_mode & 0o777 == 0o700
+
+
+def test_only_the_password_opens_the_server(directory: Path) -> None:
+    server = PostgresServer(directory, durable=False)
+    server.start()
+    try:
+        with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+            psycopg.connect(server.url("postgres").replace(":", ":x", 2).replace(":x//", "://"))
+        assert (directory / "password").stat().st_mode & 0o777 == 0o600
+    finally:
+        server.stop()
+
+
+def test_a_server_that_cannot_start_says_what_its_log_says(directory: Path) -> None:
+    server = PostgresServer(directory, durable=False)
+    server.start()
+    server.stop()
+    (directory / "data" / "postgresql.conf").write_text("no_such_setting = 1\n")
+    with pytest.raises(ServiceFailed, match="no_such_setting"):
+        server.start()
+
+
+def test_a_version_that_nobody_has_is_named() -> None:
+    assert find_binaries().major >= 15
+    with pytest.raises(ServiceFailed, match="PostgreSQL 7,"):
+        find_binaries(7)
