@@ -165,10 +165,16 @@ class PostgresServer:
         """Major version of the data directory, None where there is none; what a killed initdb left is removed."""
         version = self._data / "PG_VERSION"
         complete = self._directory / "initialised"
-        if complete.exists() and version.exists():
-            return int(version.read_text())
-        if self._data.exists():
-            shutil.rmtree(self._data)
+        try:
+            if complete.exists() and version.exists():
+                return int(version.read_text())
+            if self._data.exists():
+                shutil.rmtree(self._data)
+        except PermissionError as error:
+            raise ServiceFailed(
+                f"{self._data} belongs to another user, perhaps because root made it: run as that user, or remove "
+                f"{self._directory} as root to begin anew"
+            ) from error
         return None
 
     def _initialise(self, binaries: PostgresBinaries, launcher: list[str]) -> None:
@@ -271,21 +277,23 @@ class PostgresServer:
             )
         user = self._service_user()
         os.chown(self._data, user.pw_uid, user.pw_gid)
-        other = [*dies_with_us, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-        for capability in ("-all", "-all,+dac_read_search", "-all,+dac_override"):
+        identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]
+        for capability in ("", ",+dac_read_search", ",+dac_override"):
+            # PostgreSQL asks access(2) for its own binary, which counts capabilities only under this secure bit.
+            bits = ["--securebits=+no_setuid_fixup"] if capability else []
             launcher = [
-                *other,
-                f"--inh-caps={capability}",
-                f"--ambient-caps={capability}",
-                f"--bounding-set={capability}",
+                *dies_with_us,
+                *identity,
+                f"--inh-caps=-all{capability}",
+                f"--ambient-caps=-all{capability}",
+                *bits,
             ]
-            reaches = [*launcher, "test", "-x", str(binaries.directory / "postgres"), "-a", "-w", str(self._data)]
-            if subprocess.run(reaches, check=False, timeout=START_SECONDS).returncode == 0:  # noqa: S603  # ditto
+            if _reaches(launcher, binaries.directory / "postgres", self._data):
                 return launcher
         raise ServiceFailed(
-            f"PostgreSQL does not run as root, and user {user.pw_name} can reach {binaries.directory} or {self._data} "
-            "not even with a capability: put the checkout where every user may enter its parent directories (under /opt "
-            "or /srv), or run as a user other than root"
+            f"PostgreSQL does not run as root, and user {user.pw_name} cannot reach {binaries.directory} or "
+            f"{self._data}, not even with a capability: put the checkout where every user may enter, "
+            "as under /opt, or run as a user other than root"
         )
 
     def _service_user(self) -> pwd.struct_passwd:
@@ -321,6 +329,12 @@ def _end(process: psutil.Process) -> None:
     except psutil.NoSuchProcess:
         return
     raise ServiceFailed(f"PostgreSQL (process {process.pid}) does not stop: end it by hand")
+
+
+def _reaches(launcher: list[str], binary: Path, data: Path) -> bool:
+    """Whether what ``launcher`` starts may run the binary and write to the data directory."""
+    command = [*launcher, "test", "-x", str(binary), "-a", "-w", str(data)]
+    return subprocess.run(command, check=False, capture_output=True, timeout=START_SECONDS).returncode == 0  # noqa: S603
 
 
 def _tail(log: Path) -> str:
