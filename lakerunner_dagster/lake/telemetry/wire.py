@@ -1,0 +1,205 @@
+"""Protobuf bytes → nested Arrow, by ptars, held to exactly what upb (the reference library) accepts and says.
+
+What belongs here: the edited OTLP descriptors and the readers made of them. What does not: the meaning of a field.
+
+Two stages make it fast. OTLP's own descriptors are edited so that resources, scopes, attributes and the arrays and
+maps inside values arrive as bytes (the same wire type); whoever wants them dictionary-encodes those bytes and reads
+each distinct one once, with the reader of its own message.
+
+ptars is young and lenient, so it never sees a byte that upb has not accepted (``validate``). And where the wire says
+something that the edited descriptors cannot express (a singular message in several pieces, two members of a oneof:
+legal, and merged or overridden by every parser), the messages are written anew by upb and read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ptars
+import pyarrow as pa
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import (
+    AnyValue,
+    ArrayValue,
+    InstrumentationScope,
+    KeyValue,
+    KeyValueList,
+)
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.signals import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+REQUESTS: Mapping[Signal, type[Message]] = MappingProxyType(
+    {
+        Signal.LOGS: ExportLogsServiceRequest,
+        Signal.METRICS: ExportMetricsServiceRequest,
+        Signal.TRACES: ExportTraceServiceRequest,
+    }
+)
+"""The message that a raw file of a signal holds."""
+
+_LATER = frozenset(
+    message.DESCRIPTOR.full_name for message in (Resource, InstrumentationScope, ArrayValue, KeyValueList)
+)
+"""Messages that arrive as bytes wherever they stand."""
+
+_LATER_WHERE_REPEATED = frozenset(message.DESCRIPTOR.full_name for message in (KeyValue, AnyValue))
+"""Messages that arrive as bytes where they are repeated: attributes, and the elements of arrays and maps."""
+
+_UNREAD = frozenset({"schema_url", "entity_refs", "exemplars", "metadata", "key_strindex", "dropped_attributes_count"})
+"""Fields that no column holds; ptars skips them."""
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def validate(signal: Signal, payload: bytes, key: str) -> None:
+    """Whether a raw file is what the reference library takes for an export request of its signal.
+
+    Raises InputError ``corrupt_protobuf`` naming the object ``key``.
+    """
+    message = REQUESTS[signal]
+    try:
+        message.FromString(payload)
+    except DecodeError as error:
+        raise InputError(
+            "corrupt_protobuf",
+            f"{key}: its {len(payload)} bytes are no {message.DESCRIPTOR.name} ({error}); "
+            "send it again, or retry it once the exporter is mended",
+        ) from error
+
+
+def read_requests(signal: Signal, payloads: Sequence[bytes]) -> pa.StructArray:
+    """One struct a payload, nested as OTLP nests: resource_logs → scope_logs → log_records, and so on.
+
+    The payloads must be valid (``validate``). In the result ``resource``, ``scope``, and ``array_value`` and
+    ``kvlist_value`` of an AnyValue are lists of at most one binary (empty where absent; see ``only``), ``attributes``
+    are lists of KeyValue bytes, and at most one member of a oneof is not null. Bytes of one call: at most 1 GiB.
+    """
+    return reader(REQUESTS[signal]).read(pa.array(payloads, pa.binary()))
+
+
+def only(singles: pa.ListArray) -> pa.BinaryArray:
+    """The elements of lists of at most one binary; an absent message is the empty one (b"")."""
+    lengths = np.diff(singles.offsets.to_numpy())
+    if len(singles.values) == len(singles):
+        return singles.values
+    positions = np.where(lengths > 0, np.cumsum(lengths) - 1, len(singles.values))
+    return pa.concat_arrays([singles.values, pa.array([b""], singles.type.value_type)]).take(pa.array(positions))
+
+
+class Reader:
+    """Reads many messages of one type into one nested array."""
+
+    def __init__(self, message: type[Message]) -> None:
+        descriptor = _edited_pool().FindMessageTypeByName(message.DESCRIPTOR.full_name)
+        self._message = message
+        self._handler = ptars.HandlerPool([descriptor.file]).get_for_message(descriptor)
+
+    def read(self, encoded: pa.BinaryArray) -> pa.StructArray:
+        """One struct a message. The bytes must be valid messages: parts of what ``validate`` has accepted."""
+        array = self._handler.array_to_record_batch(encoded).to_struct_array()
+        if not _is_irregular(array, self._message.DESCRIPTOR):
+            return array
+        merged = [self._message.FromString(one).SerializeToString() for one in encoded.to_pylist()]
+        return self._handler.array_to_record_batch(pa.array(merged, pa.binary())).to_struct_array()
+
+
+@cache
+def reader(message: type[Message]) -> Reader:
+    """The reader of a message type, made once in a process."""
+    return Reader(message)
+
+
+def _is_irregular(array: pa.StructArray, descriptor: Descriptor) -> bool:
+    """Whether some singular message stands there in pieces, or more than one member of a oneof."""
+    children = {field.name: array.field(field.name) for field in array.type}
+    for field in descriptor.fields:
+        child = children.get(field.name)
+        if child is None or field.message_type is None:
+            continue
+        if not field.is_repeated and pa.types.is_list(child.type) and _longest(child) > 1:
+            return True
+        elements = child.values if pa.types.is_list(child.type) else child
+        if pa.types.is_struct(elements.type) and _is_irregular(elements, field.message_type):
+            return True
+    return any(
+        _has_two([children[field.name] for field in oneof.fields if field.name in children])
+        for oneof in descriptor.oneofs
+    )
+
+
+def _longest(lists: pa.ListArray) -> int:
+    return int(np.diff(lists.offsets.to_numpy()).max(initial=0))
+
+
+def _has_two(members: Sequence[pa.Array]) -> bool:
+    """Whether two of these arrays have a value in the same row."""
+    present = [mask for mask in map(_presence, members) if mask.any()]
+    return len(present) > 1 and int(np.sum(present, axis=0, dtype=np.uint8).max()) > 1
+
+
+def _presence(member: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    if pa.types.is_list(member.type):
+        return np.diff(member.offsets.to_numpy()) > 0
+    if member.null_count == len(member):
+        return np.zeros(len(member), np.bool_)
+    present: np.ndarray[tuple[int], np.dtype[np.bool_]] = member.is_valid().to_numpy(zero_copy_only=False)
+    return present
+
+
+@cache
+def _edited_pool() -> descriptor_pool.DescriptorPool:
+    """OTLP's descriptors under their own names, edited, in a pool of their own."""
+    pool = descriptor_pool.DescriptorPool()
+    seen: set[str] = set()
+    for message in REQUESTS.values():
+        for file in _with_dependencies(message.DESCRIPTOR.file):
+            if file.name not in seen:
+                seen.add(file.name)
+                pool.Add(_edited(file))
+    return pool
+
+
+def _with_dependencies(file: FileDescriptor) -> Iterator[FileDescriptor]:
+    for dependency in file.dependencies:
+        yield from _with_dependencies(dependency)
+    yield file
+
+
+def _edited(file: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
+    proto = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(proto)
+    pending = list(proto.message_type)
+    while pending:
+        message = pending.pop()
+        pending.extend(message.nested_type)
+        read = [field for field in message.field if field.name not in _UNREAD]
+        for field in read:
+            _edit(field)
+        del message.field[:]
+        message.field.extend(read)
+    return proto
+
+
+def _edit(field: _Field) -> None:
+    """Turns a message that is read later into bytes; a singular one into repeated bytes, so that pieces show."""
+    name = field.type_name.removeprefix(".")
+    repeated = field.label == _Field.LABEL_REPEATED
+    if name in _LATER or (repeated and name in _LATER_WHERE_REPEATED):
+        field.type = _Field.TYPE_BYTES
+        field.label = _Field.LABEL_REPEATED
+        field.ClearField("type_name")
+        field.ClearField("oneof_index")
