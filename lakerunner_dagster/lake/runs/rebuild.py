@@ -12,7 +12,7 @@ from lakerunner_dagster.lake.runs.report import OnStep, RebuildReport
 from lakerunner_dagster.lake.signals import Signal
 
 
-def rebuild(lake: Lake, signal: Signal, source: Source, dateint: int, run_id: str, on_hour: OnStep) -> RebuildReport:
+def rebuild(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_hour: OnStep) -> RebuildReport:
     """Ingest what the day still misses, then replace each of its hours by what its raw objects say now.
 
     Doing it twice changes nothing. Raises WorkIncomplete at the end when a box or an hour could not be done: each
