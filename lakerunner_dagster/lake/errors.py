@@ -54,6 +54,10 @@ class ConservationBreach(LakeError):
     """Records out are not records in minus those rejected: nothing may be published."""
 
 
+class ContractBreach(LakeError):
+    """Rows do not fit the segment contract (columns, types, one hour): a fault of ours, nothing may be published."""
+
+
 class ConfigurationError(LakeError):
     """A setting is missing or cannot be used: the message names it and a value that would do."""
 

@@ -1,0 +1,1 @@
+"""Arrow rows → one immutable Parquet segment and its index row."""

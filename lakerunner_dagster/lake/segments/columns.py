@@ -1,0 +1,139 @@
+"""The columns of a segment: which there are, their types and their order (spec/segments.md).
+
+What belongs here: the fixed columns of each signal and the form that every table of rows must have before it is
+sorted and written. What does not: how values come to be (``telemetry``), how they are encoded (``parquet``).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lakerunner_dagster.lake.errors import ContractBreach
+from lakerunner_dagster.lake.signals import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FILE = "_file"
+"""Working column of a decoded table, never written: int32 ordinal of the raw payload that a row comes from."""
+
+POINTS = "chq_points"
+"""Column of metrics: raw data points that a row stands for. It always adds up."""
+
+OVERFLOW = "chq_overflow"
+"""Last column of every segment: JSON object of the attributes that have no column, by original key."""
+
+ATTRIBUTE_PREFIXES = ("resource_", "scope_", "attr_")
+"""What the name of an attribute column begins with, in the order in which they stand in a file."""
+
+_ID_COLUMNS = [("chq_customer_id", pa.string()), ("chq_telemetry_type", pa.string())]
+
+FIXED_COLUMNS: Mapping[Signal, pa.Schema] = MappingProxyType(
+    {
+        Signal.LOGS: pa.schema(
+            [
+                ("chq_id", pa.string()),
+                *_ID_COLUMNS,
+                ("chq_timestamp", pa.int64()),
+                ("chq_tsns", pa.int64()),
+                ("chq_fingerprint", pa.int64()),
+                ("log_level", pa.string()),
+                ("log_message", pa.string()),
+                ("metric_name", pa.string()),
+                ("scope_name", pa.string()),
+                ("scope_version", pa.string()),
+                ("trace_id", pa.string()),
+                ("span_id", pa.string()),
+                ("chq_severity_number", pa.int32()),
+                ("chq_observed_tsns", pa.int64()),
+                ("chq_flags", pa.int64()),
+                ("chq_event_name", pa.string()),
+            ]
+        ),
+        Signal.METRICS: pa.schema(
+            [
+                *_ID_COLUMNS,
+                ("metric_name", pa.string()),
+                ("chq_description", pa.string()),
+                ("chq_unit", pa.string()),
+                ("chq_metric_type", pa.string()),
+                ("chq_scope_name", pa.string()),
+                ("chq_scope_url", pa.string()),
+                ("chq_tid", pa.int64()),
+                ("chq_timestamp", pa.int64()),
+                ("chq_tsns", pa.int64()),
+                *[(f"chq_rollup_{value}", pa.float64()) for value in ("count", "sum", "min", "max", "avg")],
+                *[(f"chq_rollup_p{percent}", pa.float64()) for percent in (25, 50, 75, 90, 95, 99)],
+                ("chq_sketch", pa.binary()),
+                ("metric_temporality", pa.string()),
+                ("metric_is_monotonic", pa.bool_()),
+                ("chq_last", pa.float64()),
+                ("chq_last_tsns", pa.int64()),
+                ("chq_start_tsns", pa.int64()),
+                (POINTS, pa.int64()),
+            ]
+        ),
+        Signal.TRACES: pa.schema(
+            [
+                *_ID_COLUMNS,
+                ("chq_id", pa.string()),
+                ("chq_timestamp", pa.int64()),
+                ("chq_tsns", pa.int64()),
+                ("chq_fingerprint", pa.int64()),
+                ("span_trace_id", pa.string()),
+                ("span_id", pa.string()),
+                ("span_parent_span_id", pa.string()),
+                ("span_name", pa.string()),
+                ("span_kind", pa.string()),
+                ("span_status_code", pa.string()),
+                ("span_status_message", pa.string()),
+                ("span_end_timestamp", pa.int64()),
+                ("span_duration", pa.int64()),
+                ("chq_duration_ns", pa.int64()),
+                ("scope_name", pa.string()),
+                ("scope_version", pa.string()),
+                ("span_events", pa.string()),
+                ("span_links", pa.string()),
+                ("span_trace_state", pa.string()),
+            ]
+        ),
+    }
+)
+
+
+def conform(table: pa.Table, signal: Signal) -> pa.Table:
+    """The rows with exactly the columns of a segment, in the order of the spec.
+
+    Fixed columns first, NULL where the table lacks one, of their declared type; then the attribute columns that hold a
+    value, sorted within each prefix; then the overflow. Strings may be dictionary-encoded, before and after.
+
+    :raises ContractBreach: for a column that no segment has, or one whose values do not fit its type.
+    """
+    fixed = FIXED_COLUMNS[signal]
+    attributes = set(table.column_names) - set(fixed.names) - {OVERFLOW}
+    if strangers := sorted(name for name in attributes if not name.startswith(ATTRIBUTE_PREFIXES)):
+        raise ContractBreach(f"Columns {strangers} have no place in a {signal} segment: nothing is written.")
+    columns = {field.name: _typed(table, field) for field in fixed}
+    for name in (name for prefix in ATTRIBUTE_PREFIXES for name in sorted(attributes) if name.startswith(prefix)):
+        column = _typed(table, pa.field(name, pa.string()))
+        if column.null_count < len(column):
+            columns[name] = column
+    columns[OVERFLOW] = _typed(table, pa.field(OVERFLOW, pa.string()))
+    return pa.table(columns)
+
+
+def _typed(table: pa.Table, field: pa.Field) -> pa.Array:
+    """A column of the table as one array of the field's type, or of dictionary codes into that type."""
+    if field.name not in table.column_names:
+        return pa.nulls(table.num_rows, field.type)
+    column = table.column(field.name).combine_chunks()
+    held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if held == field.type:
+        return column
+    try:
+        return column.cast(field.type)
+    except pa.ArrowInvalid as error:
+        raise ContractBreach(f"Column {field.name} is {column.type} and does not fit {field.type}: {error}") from error
