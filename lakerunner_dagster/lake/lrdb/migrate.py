@@ -1,0 +1,51 @@
+"""Brings lrdb's schema up to date: the plain SQL files of ``migrations/``, in order, each exactly once.
+
+What belongs here: running them. What does not: what they say; day partitions of the segment tables (``partitions``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from yoyo import read_migrations
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.connections import DatabaseURI
+
+from lakerunner_dagster.lake.errors import LakeDatabaseUnavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+LOCK = 0x6C72_6462_6D69_6772
+"""The advisory lock of migrations: "lrdbmigr"."""
+
+
+def migrate(url: str) -> list[str]:
+    """Apply what is not applied yet; the names of what was. Safe at once in many processes, and to be killed.
+
+    LakeDatabaseUnavailable where the server is. An error of a migration itself is PostgreSQL's, and leaves nothing of
+    that migration behind.
+    """
+    try:
+        with psycopg.connect(url, autocommit=True, application_name="lakerunner-migrate") as guard:
+            guard.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+            return _apply_all(url)
+    except psycopg.OperationalError as error:
+        raise LakeDatabaseUnavailable(f"lrdb cannot be migrated: {error}; start PostgreSQL, then try again") from error
+
+
+def _apply_all(url: str) -> list[str]:
+    # libpq reads the connection string, so that whatever connects elsewhere connects here.
+    parameters = conninfo_to_dict(url)
+    place = DatabaseURI("postgresql+psycopg", None, None, None, None, parameters.pop("dbname", None), parameters)
+    with PostgresqlPsycopgBackend(place, "lrdb_migrations") as backend:
+        backend.init_database()
+        backend.break_lock()  # under our lock nobody else is at work: a row of the library's lock is a dead one's
+        migrations = backend.to_apply(read_migrations(str(MIGRATIONS)))
+        for migration in migrations:
+            # One transaction for the migration and the note that it is done, which the library's own loop splits.
+            with backend.transaction():
+                migration.process_steps(backend, "apply")
+                backend.mark_one(migration, log=False)
+        return [migration.id for migration in migrations]
