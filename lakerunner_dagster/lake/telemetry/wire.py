@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import ptars
 import pyarrow as pa
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -42,6 +43,9 @@ from lakerunner_dagster.lake.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from google._upb._message import Descriptor as UpbDescriptor
+    from google._upb._message import FileDescriptor as UpbFileDescriptor
+
 REQUESTS: Mapping[Signal, type[Message]] = MappingProxyType(
     {
         Signal.LOGS: ExportLogsServiceRequest,
@@ -61,6 +65,8 @@ _LATER_WHERE_REPEATED = frozenset(message.DESCRIPTOR.full_name for message in (K
 
 _UNREAD = frozenset({"schema_url", "entity_refs", "exemplars", "metadata", "key_strindex", "dropped_attributes_count"})
 """Fields that no column holds; ptars skips them."""
+
+_READERS: dict[str, Reader] = {}
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -117,13 +123,15 @@ class Reader:
         return self._handler.array_to_record_batch(pa.array(merged, pa.binary())).to_struct_array()
 
 
-@cache
 def reader(message: type[Message]) -> Reader:
     """The reader of a message type, made once in a process."""
-    return Reader(message)
+    name = message.DESCRIPTOR.full_name
+    if name not in _READERS:
+        _READERS[name] = Reader(message)
+    return _READERS[name]
 
 
-def _is_irregular(array: pa.StructArray, descriptor: Descriptor) -> bool:
+def _is_irregular(array: pa.StructArray, descriptor: Descriptor | UpbDescriptor) -> bool:
     """Whether some singular message stands there in pieces, or more than one member of a oneof."""
     children = {field.name: array.field(field.name) for field in array.type}
     for field in descriptor.fields:
@@ -151,13 +159,12 @@ def _has_two(members: Sequence[pa.Array]) -> bool:
     return len(present) > 1 and int(np.sum(present, axis=0, dtype=np.uint8).max()) > 1
 
 
-def _presence(member: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _presence(member: pa.Array) -> npt.NDArray[np.bool_]:
     if pa.types.is_list(member.type):
-        return np.diff(member.offsets.to_numpy()) > 0
+        return np.diff(np.asarray(member.offsets)) > 0
     if member.null_count == len(member):
         return np.zeros(len(member), np.bool_)
-    present: np.ndarray[tuple[int], np.dtype[np.bool_]] = member.is_valid().to_numpy(zero_copy_only=False)
-    return present
+    return np.asarray(member.is_valid())
 
 
 @cache
@@ -173,13 +180,13 @@ def _edited_pool() -> descriptor_pool.DescriptorPool:
     return pool
 
 
-def _with_dependencies(file: FileDescriptor) -> Iterator[FileDescriptor]:
+def _with_dependencies(file: FileDescriptor | UpbFileDescriptor) -> Iterator[FileDescriptor | UpbFileDescriptor]:
     for dependency in file.dependencies:
         yield from _with_dependencies(dependency)
     yield file
 
 
-def _edited(file: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
+def _edited(file: FileDescriptor | UpbFileDescriptor) -> descriptor_pb2.FileDescriptorProto:
     proto = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(proto)
     pending = list(proto.message_type)
