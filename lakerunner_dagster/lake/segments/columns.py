@@ -130,6 +130,8 @@ def _typed(table: pa.Table, field: pa.Field) -> pa.Array:
     if field.name not in table.column_names:
         return pa.nulls(table.num_rows, field.type)
     column = table.column(field.name).combine_chunks()
+    if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
+        column = column.dictionary_decode()  # a code that means NULL would pass for a value wherever NULLs are counted
     held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if held == field.type:
         return column

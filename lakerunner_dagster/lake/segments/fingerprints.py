@@ -1,0 +1,142 @@
+"""Index fingerprints: int64 hashes by which a query finds the segments that may hold what it seeks (spec/segments.md).
+
+What belongs here: which column gets which fingerprints, and the hash of Lakerunner's query API. What does not: the
+fingerprints of log messages and spans (``telemetry``), the other fields of the index row (``index``).
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakerunner_dagster.lake.segments.parquet import distinct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+EXISTS = ".*"
+"""The value that stands for "the field exists"."""
+
+_GRAM = 3
+_CONTINUATION = 0b1000_0000  # the two high bits of every byte of a UTF-8 character but its first
+_BATCH_BYTES = 1 << 18  # of values hashed at once, at some 100 bytes of work a byte: what a core's cache holds
+_BASE = 31
+_INVERSE = pow(_BASE, -1, 1 << 64)
+
+
+class Depth(Enum):
+    """How closely the values of a column are indexed."""
+
+    EXACT = "the whole value"
+    TRIGRAMS = "the whole value and all its substrings of three characters"
+
+
+INDEXED: Mapping[str, Depth] = MappingProxyType(
+    {
+        "chq_telemetry_type": Depth.TRIGRAMS,
+        "resource_customer_domain": Depth.TRIGRAMS,
+        "resource_k8s_cluster_name": Depth.TRIGRAMS,
+        "resource_k8s_namespace_name": Depth.TRIGRAMS,
+        "resource_service_name": Depth.TRIGRAMS,
+        "span_trace_id": Depth.TRIGRAMS,
+        "log_level": Depth.EXACT,
+        "metric_name": Depth.EXACT,
+        "resource_file": Depth.EXACT,
+    }
+)
+"""Columns indexed by value (contract). These and all others are indexed as existing where they hold a value."""
+
+MOST_TRIGRAMS: Mapping[str, int] = MappingProxyType({"span_trace_id": 16**3})
+"""All the trigrams that the values of a column can have, where that is few: with them found, the search ends."""
+
+
+def index_fingerprints(table: pa.Table) -> tuple[int, ...]:
+    """Sorted distinct fingerprints of an encoded table's rows. A column without a value gives none."""
+    held = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
+    found = [exists_fingerprint(name) for name in held]
+    for name in INDEXED.keys() & held:
+        found.extend(value_fingerprints(name, distinct(table.column(name)), INDEXED[name]).tolist())
+    return tuple(sorted(set(found)))
+
+
+def exists_fingerprint(field: str) -> int:
+    """Of any record that has the field."""
+    return int(_hash_texts(field, pa.array([EXISTS]))[0])
+
+
+def value_fingerprints(field: str, values: pa.Array, depth: Depth) -> NDArray[np.int64]:
+    """Distinct fingerprints of these different values of a field, at this depth; an empty value has none."""
+    exact, trigrams = [np.zeros(0, np.int64)], np.zeros(0, np.int64)
+    for batch in _batches(values):
+        exact.append(_hash_texts(field, batch))
+        if depth is Depth.TRIGRAMS and len(trigrams) < MOST_TRIGRAMS.get(field, sys.maxsize):
+            trigrams = np.union1d(trigrams, _hash_trigrams(field, batch))
+    return np.union1d(np.concatenate(exact), trigrams)
+
+
+def _batches(values: pa.Array) -> Iterator[pa.Array]:
+    """The non-empty values in pieces of bounded size."""
+    values = values.filter(pc.not_equal(values, ""))
+    bounds, _ = _bytes_of(values)
+    piece = bounds[1:] // _BATCH_BYTES
+    starts = np.flatnonzero(np.diff(piece, prepend=-1))
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(values)], strict=True):
+        yield values.slice(start, end - start)
+
+
+def _hash_texts(field: str, values: pa.Array) -> NDArray[np.int64]:
+    bounds, data = _bytes_of(values)
+    return _hash_slices(field, data, bounds[:-1], bounds[1:])
+
+
+def _hash_trigrams(field: str, values: pa.Array) -> NDArray[np.int64]:
+    """Hashes of all substrings of three characters, some more than once."""
+    bounds, data = _bytes_of(values)
+    characters = np.flatnonzero(data & 0b1100_0000 != _CONTINUATION)
+    starts = characters[: 1 - _GRAM]
+    ends = np.append(characters[_GRAM:], len(data))[: len(starts)]
+    text_ends = bounds[np.searchsorted(bounds, starts, side="right")]
+    whole = ends <= text_ends
+    return _hash_slices(field, data, starts[whole], ends[whole])
+
+
+def _hash_slices(
+    field: str, data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Hash of ``field:`` followed by ``data[start:end]``, for each slice.
+
+    hash(s) = Σ s[i]·31^(n-1-i) modulo 2^64. As 31 has an inverse there, the prefix sums P of s[i]·31^-i give the hash
+    of any slice as (P[end] - P[start])·31^(end-1): one pass over the bytes serves all their substrings.
+    """
+    head = np.frombuffer(f"{field}:".encode(), np.uint8)
+    text = np.concatenate([head, data]).astype(np.uint64)
+    prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(text * _powers(_INVERSE, len(text)))])
+    power = _powers(_BASE, len(text) + 1)
+    starts, ends = starts + len(head), ends + len(head)
+    of_slice = (prefix[ends] - prefix[starts]) * power[ends - 1]
+    of_head = prefix[len(head)] * power[len(head) - 1 + ends - starts]
+    hashes: NDArray[np.int64] = (of_head + of_slice).view(np.int64)
+    return hashes
+
+
+def _powers(base: int, count: int) -> NDArray[np.uint64]:
+    """base^0 … base^(count-1) modulo 2^64."""
+    powers = np.full(count, base, np.uint64)
+    powers[:1] = 1
+    return np.cumprod(powers)
+
+
+def _bytes_of(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """(bounds, data) of an array of strings without NULL: the bytes of value i are data[bounds[i]:bounds[i+1]]."""
+    values = values.cast(pa.large_string())
+    _, offsets, data = values.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+    return bounds - bounds[0], np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]

@@ -1,0 +1,108 @@
+"""Arrow rows in order → the bytes of a Parquet file, the same for the same rows.
+
+What belongs here: encodings, row groups, the footer. What does not: order (``order``), columns (``columns``).
+
+Columns whose values repeat go to Arrow's writer as dictionary codes: it then neither hashes every value again nor falls
+back to plain text beyond a dictionary of 1 MiB. Three traps lie there, and :func:`encode` and :func:`write` avoid them:
+a dictionary holds just the values used, in the order of their first use, else the bytes would tell which other rows had
+been decoded with these; each row group gets a dictionary of its own, else each would hold that of the whole file; and a
+column whose values hardly repeat is written without one, else it would be stored twice. Without Arrow's own schema in
+the footer every reader sees plain strings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROW_GROUP_ROWS = 122_880
+"""Rows of a row group: DuckDB's own, one thread's share of a scan."""
+
+INGEST_LEVEL = 1
+"""Zstandard level of freshly ingested segments; compaction writes them anew with more effort."""
+
+
+def encode(table: pa.Table) -> pa.Table:
+    """The same rows with each string or binary column dictionary-encoded where its values repeat, plain elsewhere."""
+    return pa.table(
+        {
+            name: _encoded(column.combine_chunks()) if _is_text(column.type) else column
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    )
+
+
+def write(table: pa.Table, metadata: Mapping[str, str], level: int = INGEST_LEVEL) -> pa.Buffer:
+    """The file of an encoded table (see :func:`encode`); ``metadata`` becomes the footer's key-value pairs."""
+    repeating = [name for name in table.column_names if _repeats(table.column(name))]
+    deltas = {
+        field.name: "DELTA_BINARY_PACKED"
+        for field in table.schema
+        if pa.types.is_integer(field.type) and field.name not in repeating
+    }
+    stream = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        stream,
+        table.schema,
+        compression="zstd",
+        compression_level=level,
+        use_dictionary=repeating,
+        column_encoding=deltas,
+        write_statistics=True,
+        store_schema=False,
+    ) as writer:
+        for start in range(0, table.num_rows, ROW_GROUP_ROWS):
+            rows = table if table.num_rows <= ROW_GROUP_ROWS else _own_dictionaries(table.slice(start, ROW_GROUP_ROWS))
+            writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata(dict(metadata))
+    return stream.getvalue()
+
+
+def distinct(column: pa.ChunkedArray) -> pa.Array:
+    """The different values of a column of an encoded table, without NULL."""
+    if pa.types.is_dictionary(column.type):
+        return column.combine_chunks().dictionary
+    return column.unique().drop_null()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    held = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(held) or pa.types.is_binary(held))
+
+
+def _encoded(column: pa.Array) -> pa.Array:
+    column = _compact(column) if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    return column if _pays(len(column.dictionary), column) else column.cast(column.type.value_type)
+
+
+def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The same values over a dictionary of just those, each once, in the order of their first use."""
+    codes = column.indices.dictionary_encode()
+    values = column.dictionary.take(codes.dictionary).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(values.indices.take(codes.indices), values.dictionary)
+
+
+def _own_dictionaries(rows: pa.Table) -> pa.Table:
+    return pa.table(
+        {
+            name: _compact(column.combine_chunks()) if pa.types.is_dictionary(column.type) else column
+            for name, column in zip(rows.column_names, rows.columns, strict=True)
+        }
+    )
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    if _is_text(column.type):
+        return bool(pa.types.is_dictionary(column.type))
+    return _pays(pc.count_distinct(column).as_py(), column)
+
+
+def _pays(different: int, column: pa.Array) -> bool:
+    """Whether values repeat so often, twice on average, that a dictionary of them is worth its bytes."""
+    return 2 * different <= len(column) - int(column.null_count)
