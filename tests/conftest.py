@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.local.kafka import KafkaServer
 from lakerunner_dagster.local.postgres import PostgresServer
 
 
@@ -55,3 +58,20 @@ def lrdb_url(postgres: TestDatabases, migrated_template: str) -> Iterator[str]:
     url = postgres.create_database(template=migrated_template)
     yield url
     postgres.server.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an embedded Kafka, which makes a topic of 4 partitions when one is first asked for."""
+    server = KafkaServer([], tmp_path_factory.mktemp("kafka") / "kafka.log")
+    server.start()
+    yield server.bootstrap_servers
+    server.stop()
+
+
+@pytest.fixture
+def bus(kafka_bootstrap: str) -> Iterator[Bus]:
+    """A Bus on the embedded Kafka with topics of the test's own."""
+    bus = Bus(kafka_bootstrap, prefix=f"test-{uuid.uuid4().hex[:12]}.", partitions=4, replication=1)
+    yield bus
+    bus.close()

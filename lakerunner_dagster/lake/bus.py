@@ -1,0 +1,459 @@
+"""Kafka as the lake uses it: keyed messages that are acknowledged or still ours, and positions that we choose.
+
+What belongs here: producing, consuming from given offsets, committing, topics. What does not: what messages mean
+(``notifications``, ``ticks``) and where offsets are kept for good (``lrdb.offsets``).
+
+Rules that keep every broker usable: at-least-once with idempotent keyed producing, no Kafka transactions, no group
+join (consumers take the partitions that they are given). The embedded cluster (``local.kafka``) is librdkafka's mock
+broker: it keeps everything in memory, **drops the oldest messages of a partition beyond 5 MiB or 100,000 of them**,
+answers no administrative request but metadata, makes a topic of 4 partitions when one is asked for, and is a new
+cluster at each start. lrdb being the truth, that delays work and loses none.
+
+Clients are made at the first use, never at construction, so that a Bus may be built before a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from lakerunner_dagster.lake.errors import BusUnavailable, ConfigurationError, InputError
+from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, ROLLUP_TOPIC, SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from confluent_kafka.admin._metadata import ClusterMetadata
+
+    from lakerunner_dagster.lake.model import Message
+
+logger = logging.getLogger(__name__)
+
+TOPICS: tuple[str, ...] = (
+    *(spec.notification_topic for spec in SIGNALS.values()),
+    *(spec.box_topic for spec in SIGNALS.values()),
+    *(spec.compaction_topic for spec in SIGNALS.values()),
+    *(f"segments.{signal}.compact" for signal in SIGNALS),
+    ROLLUP_TOPIC,
+    "segments.metrics.rollup",
+    DEADLETTER_TOPIC,
+)
+"""Every topic of the contract, without prefix (spec/messages.md)."""
+
+MESSAGE_BYTES = 1_000_000
+"""Largest message with its key and headers: what every broker takes by default. A box stays under 900 kB."""
+
+EMBEDDED_CLUSTER = "mockCluster"
+"""How the cluster id of librdkafka's mock broker begins. What follows is a memory address, and may come again."""
+
+EMBEDDED_MARKER = "embedded-cluster."
+"""The embedded cluster's host gives each start an id of its own by a topic of this name and that id."""
+
+REQUEST_SECONDS = 10.0
+"""Longest wait for an answer about metadata or offsets, in seconds."""
+
+NEW_PARTITIONS_SECONDS = 60.0
+"""How often a consumer looks whether its topics have grown, in seconds."""
+
+Client = TypeVar("Client")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message as it came; ``body`` is not decoded, for it may be anything. Topic without prefix, time in ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    body: bytes
+    headers: Mapping[str, str]
+    timestamp_ms: int
+
+
+@dataclass(slots=True)
+class _Batch:
+    """How far the messages of one call are; the client's delivery callback writes it."""
+
+    unacknowledged: int
+    error: KafkaError | None = field(default=None)
+
+    def delivered(self, error: KafkaError | None, _message: KafkaMessage) -> None:
+        if error is None:
+            self.unacknowledged -= 1
+        else:
+            self.error = error
+
+
+class Bus:
+    """A Kafka cluster and the topics under one prefix. Safe to share among threads; consumers are not."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        prefix: str = "lakerunner.",
+        options: Mapping[str, str] | None = None,
+        partitions: int = 16,
+        replication: int = 3,
+        retention_hours: int = 168,
+    ) -> None:
+        self._config: dict[str, Any] = {
+            "client.id": "lakerunner",
+            "reconnect.backoff.max.ms": 1000,
+            "log.connection.close": False,
+            **(options or {}),
+            "bootstrap.servers": bootstrap_servers,
+        }
+        self._prefix = prefix
+        self._partitions = partitions
+        self._replication = replication
+        self._retention_hours = retention_hours
+        self._producer: Producer | None = None
+        self._producer_lock = threading.Lock()
+
+    def cluster_id(self) -> str:
+        """The id of the cluster: offsets mean nothing in another one. Raises BusUnavailable.
+
+        It is asked for each time: a cluster may be made anew at the same address.
+        """
+        reported: str | None = self._metadata(self._prefix + DEADLETTER_TOPIC).cluster_id
+        if reported is None:
+            raise BusUnavailable(f"Kafka at {self._address} tells no cluster id: it is older than version 0.10.1")
+        if not reported.startswith(EMBEDDED_CLUSTER):
+            return reported
+        markers = [topic for topic in self._metadata(None).topics if topic.startswith(EMBEDDED_MARKER)]
+        return max(markers, default=reported).removeprefix(EMBEDDED_MARKER)
+
+    def ensure_topics(self, topics: Sequence[str] = TOPICS) -> None:
+        """Create the topics that are not there; those that are stay as they are.
+
+        Raises BusUnavailable, or ConfigurationError where the cluster refuses what the settings ask for.
+        """
+        names = [self._prefix + topic for topic in topics]
+        cluster = self._metadata(None)
+        missing = [name for name in names if name not in cluster.topics]
+        if _is_embedded(cluster):
+            for name in missing:
+                self._metadata(name)
+        elif missing:
+            self._create(missing)
+
+    def produce(self, messages: Sequence[Message], timeout_seconds: float) -> None:
+        """Send messages; return when every replica in sync has every one of them.
+
+        Raises BusUnavailable when that did not happen in time: some of them may have been sent, none may be taken for
+        sent, all are to be sent again. Raises InputError(``message_too_large``) before anything is sent.
+        """
+        records = [_record(message, self._prefix) for message in messages]
+        if not records:
+            return
+        deadline = time.monotonic() + timeout_seconds
+        batch = _Batch(unacknowledged=len(records))
+        producer = self._client()
+        try:
+            for record in records:
+                _enqueue(producer, record, batch, deadline)
+            while batch.unacknowledged and batch.error is None and time.monotonic() < deadline:
+                producer.poll(min(0.1, max(deadline - time.monotonic(), 0.0)))
+        except KafkaException as error:
+            batch.error = error.args[0]
+        if batch.unacknowledged:
+            reason = batch.error.str() if batch.error else f"no answer within {timeout_seconds:g} s"
+            self._discard(producer)
+            raise BusUnavailable(
+                f"Kafka at {self._address} did not acknowledge {batch.unacknowledged} of {len(records)} messages: "
+                f"{reason}"
+            )
+
+    def consumer(self, group: str, topics: Sequence[str]) -> BusConsumer:
+        """A consumer of all partitions of ``topics``, which commits as ``group``. Call its ``assign`` first."""
+        return BusConsumer({**self._config, **self._fetch_options(), "group.id": group}, self._prefix, topics)
+
+    def close(self) -> None:
+        """Let the connections go. A Bus that is used again connects again."""
+        with self._producer_lock:
+            self._producer = None
+
+    @property
+    def _address(self) -> str:
+        return str(self._config["bootstrap.servers"])
+
+    def _client(self) -> Producer:
+        with self._producer_lock:
+            if self._producer is None:
+                config = {
+                    **self._config,
+                    "acks": "all",
+                    "enable.idempotence": True,
+                    # The partitioner of the Java clients: a key has one partition, whoever writes it.
+                    "partitioner": "murmur2_random",
+                    "message.max.bytes": MESSAGE_BYTES,
+                }
+                self._producer = _made(Producer, config)
+            return self._producer
+
+    def _discard(self, producer: Producer) -> None:
+        """Drop what was not acknowledged, for its callers send it again, and the client, which may skip no message."""
+        with self._producer_lock:
+            if self._producer is producer:
+                self._producer = None
+        producer.purge()
+        producer.poll(0)
+
+    def _metadata(self, topic: str | None) -> ClusterMetadata:
+        client = self._client()
+        client.poll(0)
+        try:
+            cluster: ClusterMetadata = client.list_topics(topic, timeout=REQUEST_SECONDS)
+        except KafkaException as error:
+            raise _unavailable(self._address, error) from error
+        return cluster
+
+    def _fetch_options(self) -> dict[str, Any]:
+        # The mock broker holds an empty fetch until its time is up, even when a message comes meanwhile.
+        return {"fetch.wait.max.ms": 10} if _is_embedded(self._metadata(self._prefix + DEADLETTER_TOPIC)) else {}
+
+    def _create(self, names: Sequence[str]) -> None:
+        retention_ms = str(self._retention_hours * 3_600_000)
+        wanted = [
+            NewTopic(name, self._partitions, self._replication, config={"retention.ms": retention_ms}) for name in names
+        ]
+        admin = _made(AdminClient, self._config)
+        for name, created in admin.create_topics(wanted, request_timeout=REQUEST_SECONDS).items():
+            try:
+                created.result(REQUEST_SECONDS)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise _refused(name, self._address, error.args[0]) from error
+
+
+class BusConsumer:
+    """A reader of all partitions of some topics, from positions that its user gives. Topics without prefix."""
+
+    def __init__(self, config: Mapping[str, Any], prefix: str, topics: Sequence[str]) -> None:
+        self._address = str(config["bootstrap.servers"])
+        self._prefix = prefix
+        self._topics = tuple(topics)
+        self._commits: dict[frozenset[tuple[str, int, int]], str | None] = {}
+        self._unread: list[KafkaMessage] = []
+        self._assigned: set[tuple[str, int]] = set()
+        self._grown_at = time.monotonic()
+        self._consumer = _made(
+            Consumer,
+            {
+                **config,
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "queued.max.messages.kbytes": 16_384,
+                "on_commit": self._note_commit,
+            },
+        )
+
+    def assign(self, positions: Mapping[tuple[str, int], int]) -> None:
+        """Read on from ``positions`` (next offsets), else from what the group committed, else from the earliest.
+
+        A position that the topic no longer has (or not yet) is the earliest too. May be called again, to go back.
+        Raises BusUnavailable.
+        """
+        partitions = self._existing()
+        self._unread.clear()
+        self._consumer.assign(self._start(partitions, positions))
+        self._assigned = set(partitions)
+        self._grown_at = time.monotonic()
+
+    def poll(self, max_messages: int, timeout_seconds: float) -> list[Received]:
+        """What is there, at most ``max_messages``; waits for the first message only, up to the timeout.
+
+        Partitions that a topic has gained are read too, from their beginning, within a minute. Raises BusUnavailable
+        when the brokers cannot be reached; an empty list means that there is nothing.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        if time.monotonic() - self._grown_at > NEW_PARTITIONS_SECONDS:
+            self._take_new_partitions()
+        trouble: KafkaError | None = None
+        while True:
+            received = []
+            for message in self._take(max_messages, max(deadline - time.monotonic(), 0.0)):
+                error = message.error()
+                if error is None:
+                    received.append(_received(message, self._prefix))
+                else:
+                    trouble = error
+            if received:
+                return received
+            if time.monotonic() >= deadline:
+                break
+        if trouble is not None:
+            self._existing()  # a connection that was closed for being idle is no trouble
+        return []
+
+    def commit(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
+        """Commit the offsets to be read next; return when Kafka has them. Raises BusUnavailable."""
+        if not next_offsets:
+            return
+        wanted = [
+            TopicPartition(self._prefix + topic, partition, offset)
+            for (topic, partition), offset in next_offsets.items()
+        ]
+        self._commits.clear()
+        self._consumer.commit(offsets=wanted, asynchronous=True)
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while _places(wanted) not in self._commits:
+            if time.monotonic() >= deadline:
+                raise BusUnavailable(f"Kafka at {self._address} did not commit offsets within {REQUEST_SECONDS:g} s")
+            # The answer is served by a poll, and a poll may bring a message: it is kept for the next one.
+            message = self._consumer.poll(0.01)
+            if message is not None:
+                self._unread.append(message)
+        error = self._commits[_places(wanted)]
+        if error is not None:
+            raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {error}")
+
+    def close(self) -> None:
+        """Let the connection go; what was not committed stays so."""
+        self._consumer.close()
+
+    def _note_commit(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
+        errors = [error, *(place.error for place in offsets)]
+        self._commits[_places(offsets)] = next((wrong.str() for wrong in errors if wrong is not None), None)
+
+    def _take(self, max_messages: int, timeout_seconds: float) -> list[KafkaMessage]:
+        if self._unread:
+            taken, self._unread = self._unread[:max_messages], self._unread[max_messages:]
+            return taken
+        first = self._consumer.poll(timeout_seconds)
+        return [] if first is None else [first, *self._consumer.consume(max_messages - 1, 0)]
+
+    def _existing(self) -> list[tuple[str, int]]:
+        """Every partition of the topics, as (topic, partition)."""
+        found: list[tuple[str, int]] = []
+        for topic in self._topics:
+            name = self._prefix + topic
+            try:
+                metadata = self._consumer.list_topics(name, timeout=REQUEST_SECONDS).topics[name]
+            except KafkaException as error:
+                raise _unavailable(self._address, error) from error
+            if metadata.error is not None:
+                raise BusUnavailable(f"Kafka at {self._address} has no usable topic {name}: {metadata.error.str()}")
+            found.extend((topic, partition) for partition in metadata.partitions)
+        return found
+
+    def _start(
+        self, partitions: Sequence[tuple[str, int]], positions: Mapping[tuple[str, int], int]
+    ) -> list[TopicPartition]:
+        given = {place: offset for place, offset in positions.items() if place in set(partitions)}
+        others = [
+            TopicPartition(self._prefix + topic, partition)
+            for topic, partition in partitions
+            if (topic, partition) not in given
+        ]
+        try:
+            if others:
+                others = self._consumer.committed(others, timeout=REQUEST_SECONDS)
+            for place in others:
+                if place.offset < 0:
+                    # Asked for by number: a logical offset makes the client wait half a second first.
+                    place.offset = self._consumer.get_watermark_offsets(place, timeout=REQUEST_SECONDS)[0]
+        except KafkaException as error:
+            raise _unavailable(self._address, error) from error
+        return [
+            *(TopicPartition(self._prefix + topic, partition, offset) for (topic, partition), offset in given.items()),
+            *others,
+        ]
+
+    def _take_new_partitions(self) -> None:
+        self._grown_at = time.monotonic()
+        new = [place for place in self._existing() if place not in self._assigned]
+        if new:
+            self._consumer.incremental_assign(self._start(new, {}))
+            self._assigned.update(new)
+
+
+def _is_embedded(cluster: ClusterMetadata) -> bool:
+    return str(cluster.cluster_id).startswith(EMBEDDED_CLUSTER)
+
+
+def _places(offsets: Sequence[TopicPartition]) -> frozenset[tuple[str, int, int]]:
+    return frozenset((place.topic, place.partition, place.offset) for place in offsets)
+
+
+def _record(message: Message, prefix: str) -> dict[str, Any]:
+    """The arguments of the client's ``produce``. Text that is not Unicode is escaped, so that it can always be sent."""
+    key = message.key.encode(errors="backslashreplace")
+    value = json.dumps(message.body, separators=(",", ":")).encode()
+    headers = [(name, text.encode(errors="backslashreplace")) for name, text in message.headers.items()]
+    size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
+    if size > MESSAGE_BYTES:
+        raise InputError(
+            "message_too_large",
+            f"a message of {size} bytes for {message.topic} (key {message.key[:200]}) is beyond Kafka's "
+            f"{MESSAGE_BYTES}: make it smaller",
+        )
+    return {"topic": prefix + message.topic, "key": key, "value": value, "headers": headers}
+
+
+def _enqueue(producer: Producer, record: Mapping[str, Any], batch: _Batch, deadline: float) -> None:
+    """Hand a record to the client; while its queue is full, wait for acknowledgements."""
+    while True:
+        try:
+            producer.produce(**record, on_delivery=batch.delivered)
+        except BufferError:
+            if time.monotonic() >= deadline:
+                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001  # its public name
+            producer.poll(0.1)
+        else:
+            return
+
+
+def _received(message: KafkaMessage, prefix: str) -> Received:
+    _, timestamp_ms = message.timestamp()
+    return Received(
+        topic=(message.topic() or "").removeprefix(prefix),
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        key=(message.key() or b"").decode(errors="replace"),
+        body=message.value() or b"",
+        headers={name: (value or b"").decode(errors="replace") for name, value in _headers(message)},
+        timestamp_ms=timestamp_ms,
+    )
+
+
+def _headers(message: KafkaMessage) -> list[tuple[str, bytes | None]]:
+    # A received message has a list of pairs; the client's type says what one may give it, too.
+    return cast("list[tuple[str, bytes | None]]", message.headers() or [])
+
+
+def _made(client: Callable[..., Client], config: Mapping[str, Any]) -> Client:
+    try:
+        return client(dict(config), logger=logger)
+    except (KafkaException, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Kafka's client refuses its settings ({error}): mend LAKERUNNER_KAFKA_OPTIONS and "
+            "LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS"
+        ) from error
+
+
+def _unavailable(address: str, error: KafkaException) -> BusUnavailable:
+    return BusUnavailable(
+        f"Kafka at {address} does not answer ({error.args[0].str()}): is it up, and is that its address?"
+    )
+
+
+def _refused(topic: str, address: str, error: KafkaError) -> BusUnavailable | ConfigurationError:
+    if error.retriable() or error.code() in {KafkaError._TIMED_OUT, KafkaError._TRANSPORT}:  # noqa: SLF001  # public
+        return BusUnavailable(f"Kafka at {address} did not create topic {topic}: {error.str()}")
+    return ConfigurationError(
+        f"Kafka at {address} refuses to create topic {topic} ({error.str()}): set LAKERUNNER_KAFKA_PARTITIONS and "
+        "LAKERUNNER_KAFKA_REPLICATION to what it can do, or create the topics yourself"
+    )
