@@ -1,0 +1,1 @@
+"""What dagster.yaml names: how this Dagster instance stores and queues its runs."""
