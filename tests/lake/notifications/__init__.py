@@ -1,0 +1,1 @@
+"""Tests of what turns a store's events into notifications."""
