@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def _batches(values: pa.Array) -> Iterator[pa.Array]:
     bounds, _ = _bytes_of(values)
     piece = bounds[1:] // _BATCH_BYTES
     starts = np.flatnonzero(np.diff(piece, prepend=-1))
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(values)], strict=True):
+    for start, end in pairwise([*starts.tolist(), len(values)]):
         yield values.slice(start, end - start)
 
 

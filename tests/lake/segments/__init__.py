@@ -1,0 +1,1 @@
+"""Tests of segments: identities, order, bytes, index."""
