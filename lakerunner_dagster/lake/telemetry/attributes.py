@@ -97,13 +97,16 @@ class Attributes:
         span = slice(self.starts[key], self.starts[key + 1])
         return self.by_key[span][~self.later[span]]
 
-    def pairs_of(self, key: str) -> Ints:
-        """For each parent the pair (position in ``text``) that holds its value of a key, -1 where it has none."""
+    def pairs_of(self, key: str, rows: Ints | None = None) -> Ints:
+        """For each row the pair (position in ``text``) that holds its value of a key, -1 where it has none.
+
+        ``rows``: the parent of each row; None: row i is parent i.
+        """
         found = np.full(self.parents, -1, np.int32)
         if key in self.keys:
             occurrences = self.occurrences_of(self.keys.index(key))
             found[self.parent[occurrences]] = self.pair[occurrences]
-        return found
+        return found if rows is None else found[rows]
 
 
 def read_attributes(lists: pa.ListArray, limits: Limits) -> Attributes:

@@ -115,12 +115,27 @@ class Reader:
         self._handler = ptars.HandlerPool([descriptor.file]).get_for_message(descriptor)
 
     def read(self, encoded: pa.BinaryArray) -> pa.StructArray:
-        """One struct a message. The bytes must be valid messages: parts of what ``validate`` has accepted."""
-        array = self._handler.array_to_record_batch(encoded).to_struct_array()
+        """One struct a message. The bytes must be valid messages: parts of what ``validate`` has accepted.
+
+        Raises InputError ``unreadable_protobuf`` where ptars fails all the same.
+        """
+        array = self._read(encoded)
         if not _is_irregular(array, self._message.DESCRIPTOR):
             return array
         merged = [self._message.FromString(one).SerializeToString() for one in encoded.to_pylist()]
-        return self._handler.array_to_record_batch(pa.array(merged, pa.binary())).to_struct_array()
+        return self._read(pa.array(merged, pa.binary()))
+
+    def _read(self, encoded: pa.BinaryArray) -> pa.StructArray:
+        try:
+            return self._handler.array_to_record_batch(encoded).to_struct_array()
+        except BaseException as error:  # a panic in Rust is no Exception
+            if not isinstance(error, ValueError) and type(error).__module__ != "pyo3_runtime":
+                raise
+            raise InputError(
+                "unreadable_protobuf",
+                f"{len(encoded)} messages of type {self._message.DESCRIPTOR.name} that protobuf takes, ptars does not "
+                f"({error}); report it with the object",
+            ) from error
 
 
 def reader(message: type[Message]) -> Reader:
