@@ -6,7 +6,6 @@ fingerprints of log messages and spans (``telemetry``), the other fields of the 
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from itertools import pairwise
 from types import MappingProxyType
@@ -55,8 +54,12 @@ INDEXED: Mapping[str, Depth] = MappingProxyType(
 )
 """Columns indexed by value (contract). These and all others are indexed as existing where they hold a value."""
 
-MOST_TRIGRAMS: Mapping[str, int] = MappingProxyType({"span_trace_id": 16**3})
-"""All the trigrams that the values of a column can have, where that is few: with them found, the search ends."""
+TRACE_TRIGRAMS = 16**3
+"""All the trigrams that trace ids can have: with them found, the search ends."""
+
+MOST_TRIGRAMS = 1 << 16
+"""Trigrams of any other column in one segment. Names made of the 40 characters usual in them never have as many; what
+random text would add to the index helps nobody, and costs the database dearly."""
 
 
 def index_fingerprints(table: pa.Table) -> tuple[int, ...]:
@@ -76,10 +79,11 @@ def exists_fingerprint(field: str) -> int:
 def value_fingerprints(field: str, values: pa.Array, depth: Depth) -> NDArray[np.int64]:
     """Distinct fingerprints of these different values of a field, at this depth; an empty value has none."""
     exact, trigrams = [np.zeros(0, np.int64)], np.zeros(0, np.int64)
+    most = TRACE_TRIGRAMS if field == "span_trace_id" else MOST_TRIGRAMS
     for batch in _batches(values):
         exact.append(_hash_texts(field, batch))
-        if depth is Depth.TRIGRAMS and len(trigrams) < MOST_TRIGRAMS.get(field, sys.maxsize):
-            trigrams = np.union1d(trigrams, _hash_trigrams(field, batch))
+        if depth is Depth.TRIGRAMS and len(trigrams) < most:
+            trigrams = np.union1d(trigrams, _hash_trigrams(field, batch))[:most]
     return np.union1d(np.concatenate(exact), trigrams)
 
 

@@ -26,6 +26,8 @@ METRIC_TYPES: Mapping[str, int] = {"gauge": 1, "count": 2, "histogram": 3}
 """``chq_metric_type`` to the number in ``metric_types`` (contract). 4 and 5, exponential histogram and summary, are
 rows of type ``histogram`` too, and read as such."""
 
+_LISTED_BYTES = 2048  # PostgreSQL refuses a row of which an entry of a GIN index passes 2.7 kB
+
 
 class ContentFields(TypedDict, total=False):
     """Fields of ``model.Segment`` that only some signals have."""
@@ -54,8 +56,8 @@ def label_name_map(table: pa.Table, original_keys: Mapping[str, str]) -> dict[st
 
 
 def _stream_fields(table: pa.Table) -> ContentFields:
-    for field in STREAM_FIELDS:
-        if field in table.column_names and (values := [v for v in distinct(table.column(field)).to_pylist() if v]):
+    for field in (field for field in STREAM_FIELDS if field in table.column_names):
+        if values := {_listed(value) for value in distinct(table.column(field)).to_pylist() if value}:
             return {"stream_ids": tuple(sorted(values)), "stream_id_field": field}
     return {}
 
@@ -65,8 +67,8 @@ def _metric_fields(table: pa.Table) -> ContentFields:
     pairs = pa.table({name: _plain(table.column(name)) for name in ("metric_name", "chq_metric_type")})
     types: dict[str, int] = {}
     for pair in pairs.group_by(pairs.column_names).aggregate([]).to_pylist():
-        number = METRIC_TYPES[pair["chq_metric_type"]]
-        types[pair["metric_name"]] = min(number, types.get(pair["metric_name"], number))
+        name, number = _listed(pair["metric_name"]), METRIC_TYPES[pair["chq_metric_type"]]
+        types[name] = min(number, types.get(name, number))
     names = sorted(types)
     return {
         "rollup_count": float(pc.sum(table.column("chq_rollup_count")).as_py() or 0),
@@ -79,6 +81,11 @@ CONTENT_FIELDS: Mapping[Signal, Callable[[pa.Table], ContentFields]] = MappingPr
     {Signal.LOGS: _stream_fields, Signal.METRICS: _metric_fields, Signal.TRACES: lambda _: {}}
 )
 """What the index says of the content of one signal's segments alone, from an encoded table."""
+
+
+def _listed(text: str) -> str:
+    """The text as PostgreSQL can hold and index it: without NUL, and not longer than any sane name."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode()[:_LISTED_BYTES].decode(errors="ignore")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

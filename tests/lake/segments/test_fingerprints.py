@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lakerunner_dagster.lake.segments import parquet
 from lakerunner_dagster.lake.segments.fingerprints import (
     INDEXED,
+    MOST_TRIGRAMS,
     Depth,
     exists_fingerprint,
     index_fingerprints,
@@ -73,6 +74,14 @@ def test_trace_ids_are_all_found_though_their_trigrams_are_few() -> None:
         *(naive_hash(f"span_trace_id:{trace_id}") for trace_id in ids),
         *(naive_hash(f"span_trace_id:{number:03x}") for number in range(16**3)),
     }
+
+
+def test_random_text_does_not_flood_the_index() -> None:
+    random_of = random.Random(3)
+    names = ["".join(chr(random_of.randrange(0x4E00, 0x9FFF)) for _ in range(1000)) for _ in range(200)]
+    found = value_fingerprints("resource_service_name", pa.array(names), Depth.TRIGRAMS).tolist()
+    assert {naive_hash(f"resource_service_name:{name}") for name in names} <= set(found)
+    assert len(found) == len(names) + MOST_TRIGRAMS
 
 
 @pytest.mark.parametrize("encode", [False, True], ids=["plain", "encoded"])

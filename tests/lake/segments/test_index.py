@@ -56,6 +56,17 @@ def test_streams_are_domains_where_there_are_any_else_services(
         assert (fields["stream_ids"], fields["stream_id_field"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [("a\0b", "a\ufffdb"), ("x" * 5000, "x" * 2048), ("x" + "é" * 5000, "x" + "é" * 1023)],
+    ids=["NUL", "long", "cut within a character"],
+)
+def test_names_that_postgresql_cannot_hold_do_not_stop_a_box(name: str, listed: str) -> None:
+    assert content(Signal.LOGS, resource_service_name=[name])["stream_ids"] == (listed,)
+    metrics = content(Signal.METRICS, metric_name=[name], chq_metric_type=["count"], chq_rollup_count=[1.0])
+    assert (metrics["metric_names"], metrics["metric_types"]) == ((listed,), (2,))
+
+
 def test_metric_names_are_sorted_and_types_go_with_them() -> None:
     fields = content(
         Signal.METRICS,
