@@ -94,6 +94,22 @@ class _Batch:
             self.error = error
 
 
+class _Trouble:
+    """What a client last complained of: its requests only say that they failed. Served by the client's polls."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        # That all brokers are down is said after why, and tells less.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.text:  # noqa: SLF001  # its public name
+            self.text = error.str()
+
+    def because(self, reason: str) -> str:
+        """The reason that a request gave, and what is known beside it."""
+        return f"{reason}; {self.text}" if self.text else reason
+
+
 class Bus:
     """A Kafka cluster and the topics under one prefix. Safe to share among threads; consumers are not."""
 
@@ -110,7 +126,8 @@ class Bus:
         self._config: dict[str, Any] = {
             "client.id": "lakerunner",
             "reconnect.backoff.max.ms": 1000,
-            "log.connection.close": False,
+            # What goes wrong is told by the error that is raised, not by a line for each attempt to connect.
+            "log_level": 2,
             **(options or {}),
             "bootstrap.servers": bootstrap_servers,
         }
@@ -118,6 +135,7 @@ class Bus:
         self._partitions = partitions
         self._replication = replication
         self._retention_hours = retention_hours
+        self._trouble = _Trouble()
         self._producer: Producer | None = None
         self._producer_lock = threading.Lock()
 
@@ -172,11 +190,15 @@ class Bus:
             self._discard(producer)
             raise BusUnavailable(
                 f"Kafka at {self._address} did not acknowledge {batch.unacknowledged} of {len(records)} messages: "
-                f"{reason}"
+                f"{self._trouble.because(reason)}"
             )
+        self._trouble.text = ""
 
     def consumer(self, group: str, topics: Sequence[str]) -> BusConsumer:
-        """A consumer of all partitions of ``topics``, which commits as ``group``. Call its ``assign`` first."""
+        """A consumer of all partitions of ``topics``, which commits as ``group``. Call its ``assign`` first.
+
+        Raises BusUnavailable.
+        """
         return BusConsumer({**self._config, **self._fetch_options(), "group.id": group}, self._prefix, topics)
 
     def close(self) -> None:
@@ -198,6 +220,7 @@ class Bus:
                     # The partitioner of the Java clients: a key has one partition, whoever writes it.
                     "partitioner": "murmur2_random",
                     "message.max.bytes": MESSAGE_BYTES,
+                    "error_cb": self._trouble,
                 }
                 self._producer = _made(Producer, config)
             return self._producer
@@ -216,7 +239,8 @@ class Bus:
         try:
             cluster: ClusterMetadata = client.list_topics(topic, timeout=REQUEST_SECONDS)
         except KafkaException as error:
-            raise _unavailable(self._address, error) from error
+            client.poll(0)
+            raise _unavailable(self._address, error, self._trouble) from error
         return cluster
 
     def _fetch_options(self) -> dict[str, Any]:
@@ -246,6 +270,7 @@ class BusConsumer:
         self._topics = tuple(topics)
         self._commits: dict[frozenset[tuple[str, int, int]], str | None] = {}
         self._unread: list[KafkaMessage] = []
+        self._trouble = _Trouble()
         self._assigned: set[tuple[str, int]] = set()
         self._grown_at = time.monotonic()
         self._consumer = _made(
@@ -257,6 +282,7 @@ class BusConsumer:
                 "enable.auto.offset.store": False,
                 "queued.max.messages.kbytes": 16_384,
                 "on_commit": self._note_commit,
+                "error_cb": self._trouble,
             },
         )
 
@@ -281,21 +307,20 @@ class BusConsumer:
         deadline = time.monotonic() + timeout_seconds
         if time.monotonic() - self._grown_at > NEW_PARTITIONS_SECONDS:
             self._take_new_partitions()
-        trouble: KafkaError | None = None
         while True:
-            received = []
-            for message in self._take(max_messages, max(deadline - time.monotonic(), 0.0)):
-                error = message.error()
-                if error is None:
-                    received.append(_received(message, self._prefix))
-                else:
-                    trouble = error
+            taken = self._take(max_messages, max(deadline - time.monotonic(), 0.0))
+            received = [_received(message, self._prefix) for message in taken if message.error() is None]
+            for error in (message.error() for message in taken):
+                if error is not None:
+                    self._trouble(error)
             if received:
                 return received
             if time.monotonic() >= deadline:
                 break
-        if trouble is not None:
-            self._existing()  # a connection that was closed for being idle is no trouble
+        if self._trouble.text:
+            # A complaint comes once, and also when a connection was only closed for being idle: so ask.
+            self._existing()
+            self._trouble.text = ""
         return []
 
     def commit(self, next_offsets: Mapping[tuple[str, int], int]) -> None:
@@ -311,14 +336,15 @@ class BusConsumer:
         deadline = time.monotonic() + REQUEST_SECONDS
         while _places(wanted) not in self._commits:
             if time.monotonic() >= deadline:
-                raise BusUnavailable(f"Kafka at {self._address} did not commit offsets within {REQUEST_SECONDS:g} s")
+                reason = self._trouble.because(f"no answer within {REQUEST_SECONDS:g} s")
+                raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {reason}")
             # The answer is served by a poll, and a poll may bring a message: it is kept for the next one.
             message = self._consumer.poll(0.01)
             if message is not None:
                 self._unread.append(message)
         error = self._commits[_places(wanted)]
         if error is not None:
-            raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {error}")
+            raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {self._trouble.because(error)}")
 
     def close(self) -> None:
         """Let the connection go; what was not committed stays so."""
@@ -343,7 +369,7 @@ class BusConsumer:
             try:
                 metadata = self._consumer.list_topics(name, timeout=REQUEST_SECONDS).topics[name]
             except KafkaException as error:
-                raise _unavailable(self._address, error) from error
+                raise _unavailable(self._address, error, self._trouble) from error
             if metadata.error is not None:
                 raise BusUnavailable(f"Kafka at {self._address} has no usable topic {name}: {metadata.error.str()}")
             found.extend((topic, partition) for partition in metadata.partitions)
@@ -366,7 +392,7 @@ class BusConsumer:
                     # Asked for by number: a logical offset makes the client wait half a second first.
                     place.offset = self._consumer.get_watermark_offsets(place, timeout=REQUEST_SECONDS)[0]
         except KafkaException as error:
-            raise _unavailable(self._address, error) from error
+            raise _unavailable(self._address, error, self._trouble) from error
         return [
             *(TopicPartition(self._prefix + topic, partition, offset) for (topic, partition), offset in given.items()),
             *others,
@@ -444,9 +470,9 @@ def _made(client: Callable[..., Client], config: Mapping[str, Any]) -> Client:
         ) from error
 
 
-def _unavailable(address: str, error: KafkaException) -> BusUnavailable:
+def _unavailable(address: str, error: KafkaException, trouble: _Trouble) -> BusUnavailable:
     return BusUnavailable(
-        f"Kafka at {address} does not answer ({error.args[0].str()}): is it up, and is that its address?"
+        f"Kafka at {address} does not answer ({trouble.because(error.args[0].str())}): is it up, and is that it?"
     )
 
 

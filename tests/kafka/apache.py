@@ -1,0 +1,140 @@
+"""Apache Kafka as one KRaft node on loopback: downloaded once into the user's cache, started in a given directory.
+
+What belongs here: the server. What does not: what is tested on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from lakerunner_dagster.local.errors import AlreadyRunning
+from lakerunner_dagster.local.lock import ProcessLock
+from lakerunner_dagster.local.postgres import free_port
+
+POM = Path(__file__).with_name("pom.xml")
+DOWNLOAD_SECONDS = 600.0
+START_SECONDS = 120.0
+JAVA_MAJOR = 17
+COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+# A test's server lives for seconds: compiling its code well would take longer than it runs.
+JVM = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"]
+
+
+def jars() -> Path:
+    """Kafka's jars, downloaded from Maven Central when they are not there; the test is skipped where that cannot be."""
+    if not shutil.which("java") or not shutil.which("mvn"):
+        pytest.skip("a real Apache Kafka needs java and mvn on PATH")
+    version = subprocess.run(["java", "-version"], check=True, capture_output=True, text=True).stderr
+    match = re.search(r'version "(\d+)', version)
+    if match is None or int(match[1]) < JAVA_MAJOR:
+        pytest.skip(f"Apache Kafka 4 needs Java {JAVA_MAJOR} or later, here is: {version.splitlines()[0]}")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lakerunner-dagster"
+    directory = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    if not directory.exists():
+        _download(cache, directory)
+    return directory
+
+
+def _download(cache: Path, directory: Path) -> None:
+    lock = ProcessLock(cache / "lock", "the download of Apache Kafka")
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    while True:
+        try:
+            lock.acquire()
+            break
+        except AlreadyRunning:
+            assert time.monotonic() < deadline, "another process has been downloading Kafka for too long"
+            time.sleep(0.2)
+    try:
+        if directory.exists():
+            return
+        partial = directory.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        goal = [COPY, "-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
+        done = subprocess.run(
+            ["mvn", "-B", "-q", "-f", str(POM), *goal],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_SECONDS,
+        )
+        if done.returncode:
+            pytest.skip(f"Maven cannot download Apache Kafka: {done.stdout[-300:]}")
+        partial.rename(directory)
+    finally:
+        lock.release()
+
+
+class ApacheKafka:
+    """One broker and controller whose data are in ``directory``; the same address at each start."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._java = ["java", *JVM, "-cp", f"{jars()}/*"]
+        self._port, controller = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": directory / "data",
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "auto.create.topics.enable": "false",
+        }
+        self._properties = directory / "server.properties"
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        cluster = subprocess.run(
+            [*self._java, "kafka.tools.StorageTool", "random-uuid"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        subprocess.run(
+            [*self._java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)],
+            check=True,
+            capture_output=True,
+        )
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start the broker; return when it takes requests."""
+        with (self._directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._java, "kafka.Kafka", str(self._properties)], cwd=self._directory, stdout=log, stderr=log
+            )
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if admin.list_topics(timeout=1).brokers:
+                    return
+            except KafkaException:
+                assert self._process.poll() is None, (self._directory / "server.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "Apache Kafka does not start"
+
+    def stop(self) -> None:
+        """Stop the broker, cleanly; its data stay."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(START_SECONDS)
+            self._process = None
