@@ -224,7 +224,7 @@ def _named(group: AttributeGroup, weight: Ints | None, reserved: Collection[str]
     for key in sorted(range(len(attributes.keys)), key=attributes.keys.__getitem__):
         original = attributes.keys[key]
         column = f"{group.name}_{normalised(original)}"
-        if not _may_name_a_column(original) or column in taken or column not in (group.eligible or {column}):
+        if not may_name_a_column(original) or column in taken or column not in (group.eligible or {column}):
             continue
         parents = attributes.parent[attributes.occurrences_of(key)]
         rows = len(parents) if weight is None else int(weight[parents].sum())
@@ -233,7 +233,8 @@ def _named(group: AttributeGroup, weight: Ints | None, reserved: Collection[str]
             yield column, key, rows
 
 
-def _may_name_a_column(key: str) -> bool:
+def may_name_a_column(key: str) -> bool:
+    """Whether an attribute of this key may become a column (names that collide aside)."""
     return not key.startswith("_") and "\0" not in key and len(key.encode()) <= LONGEST_COLUMN_KEY
 
 

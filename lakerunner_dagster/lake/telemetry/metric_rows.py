@@ -1,0 +1,310 @@
+"""Rows of metrics that belong together → one row: ingest merges points to 10 s rows by it, compaction 10 s rows.
+
+What belongs here: which rows belong together, and how each column of them merges. What does not: making rows of OTLP
+(``metrics``), sorting and writing them (``segments``), coarser buckets (rollups).
+
+Rows belong together when they are of one series and bucket: equal ``metric_name``, ``chq_tid``, ``chq_timestamp``,
+``chq_metric_type``, ``metric_temporality`` and ``metric_is_monotonic``. There are two kinds:
+
+- **Additive** rows (gauges, delta sums, delta histograms, summaries, cumulative sums that are not monotonic) add:
+  count, sum and sketch add, min and max are those of all, the last value is the later one.
+- **Latest** rows (cumulative histograms, monotonic cumulative sums) hold what came since ``chq_start_tsns``, which must
+  be equal too: the row that is later by ``chq_last_tsns`` stays as it is. The larger wins a tie.
+
+In both, ``chq_points`` adds, as does the count of a cumulative sum (which counts its points), and ``chq_tsns`` is the
+first. Columns of text hold the least of the rows' texts (they hardly ever differ: all but the descriptive ones are part
+of the series' id). So merging is associative and commutative to the last bit: sums carry what rounding takes from them
+(``exact_sums``; column ``chq_rollup_sum_low``), sketches count in integers, and percentiles and the average are
+computed from these, last of all. A sum that is NULL is not known, and with it none that it is part of; counts are exact
+up to 2^53.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
+from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, Sketches, merged, quantiles, taken
+from lakerunner_dagster.lake.telemetry.sketch_encoding import decoded, encoded
+
+Bools: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+PERCENTILES = tuple(f"chq_rollup_p{round(100 * quantile)}" for quantile in QUANTILES)
+"""Columns of the quantiles, in their order."""
+
+DERIVED = ("chq_rollup_avg", *PERCENTILES)
+"""Columns that ``merge_rows`` computes anew from the others; its input need not have them."""
+
+CUMULATIVE = "cumulative"
+"""``metric_temporality`` of values since a start."""
+
+HISTOGRAM = "histogram"
+"""``chq_metric_type`` of everything that is a distribution."""
+
+_SAME = ("chq_tid", "chq_timestamp", "metric_name", "chq_metric_type", "metric_temporality", "metric_is_monotonic")
+"""Columns that rows which belong together have in common."""
+
+_DOUBLES = ("chq_rollup_count", "chq_rollup_sum", "chq_rollup_sum_low", "chq_rollup_min", "chq_rollup_max", "chq_last")
+_TIMES = ("chq_tsns", "chq_last_tsns", "chq_start_tsns")
+_PRECEDENCE = (
+    "chq_last",
+    "chq_start_tsns",
+    "chq_rollup_count",
+    "chq_rollup_sum",
+    "chq_rollup_sum_low",
+    "chq_rollup_min",
+    "chq_rollup_max",
+)
+"""What decides between rows of one time; the sketch decides last."""
+
+_NO_TIME = np.iinfo(np.int64).min
+_CODE_LIMIT = 2**63
+
+
+def merge_rows(table: pa.Table) -> pa.Table:
+    """One row for each series and bucket (and start, of latest rows), in no particular order.
+
+    ``table`` has the columns of a metric segment, but for ``DERIVED``, as ``metrics`` or Parquet give them: strings and
+    sketches may be dictionary-encoded. The result has the same columns and ``DERIVED``.
+
+    Raises InputError ``corrupt_sketch`` for a sketch that is not of this lake.
+    """
+    table = table.drop_columns([name for name in DERIVED if name in table.column_names]).combine_chunks()
+    sketches = _SketchColumn.of(table.column("chq_sketch"))
+    groups = _grouped(table)
+    if len(groups.starts) < table.num_rows:
+        table, sketches = _merged(table, sketches, groups)
+    return _completed(table, sketches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Rows that belong together: ``rows[starts[k]:starts[k + 1]]`` are those of group k."""
+
+    rows: Ints
+    starts: Ints
+
+    def lengths(self) -> Ints:
+        return np.diff(self.starts, append=len(self.rows))
+
+    def of_several(self) -> _Groups:
+        """Only the groups of more than one row."""
+        lengths = self.lengths()
+        several = lengths > 1
+        kept = lengths[several]
+        return _Groups(self.rows[np.repeat(several, lengths)], np.cumsum(kept) - kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _SketchColumn:
+    """The sketches of rows: that of row i is number ``codes[i]`` of ``pool``, and encoded ``blobs[codes[i]]``."""
+
+    codes: Ints
+    pool: Sketches
+    blobs: pa.BinaryArray
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> _SketchColumn:
+        """From a column of encoded sketches; each distinct one is decoded once."""
+        array = column.combine_chunks()
+        if not pa.types.is_dictionary(array.type):
+            array = array.dictionary_encode()
+        used = array.indices.dictionary_encode()
+        blobs = array.dictionary.take(used.dictionary)
+        return cls(used.indices.to_numpy().astype(np.int64), decoded(blobs), blobs)
+
+    def added(self, sketches: Sketches) -> tuple[_SketchColumn, Ints]:
+        """With more sketches in the pool, and the numbers that these have there."""
+        column = _SketchColumn(
+            self.codes,
+            Sketches.joined([self.pool, sketches]),
+            pa.concat_arrays([self.blobs, encoded(sketches)]),
+        )
+        return column, np.arange(len(self.pool), len(column.pool))
+
+    def ranks(self, rows: Ints) -> Ints:
+        """Numbers that order the sketches of these rows, by their bytes."""
+        used, places = np.unique(self.codes[rows], return_inverse=True)
+        ranks: Ints = pc.rank(self.blobs.take(pa.array(used)), tiebreaker="dense").to_numpy()[places]
+        return ranks
+
+    def array(self) -> pa.DictionaryArray:
+        """The column, encoded."""
+        return pa.DictionaryArray.from_arrays(pa.array(self.codes.astype(np.int32)), self.blobs)
+
+
+def _grouped(table: pa.Table) -> _Groups:
+    keys = [_codes(table.column(name)) for name in _SAME]
+    keys.append(np.where(_is_latest(table), _codes(table.column("chq_start_tsns")), 0))
+    group = np.zeros(table.num_rows, np.int64)
+    size = 1
+    for key in keys:
+        count = int(key.max(initial=0)) + 1
+        if size * count >= _CODE_LIMIT:
+            group = _codes(pa.array(group))
+            size = int(group.max(initial=0)) + 1
+        group = group * count + key
+        size *= count
+    rows = np.argsort(group)
+    return _Groups(rows, np.flatnonzero(np.diff(group[rows], prepend=-1)))
+
+
+def _codes(column: pa.ChunkedArray | pa.Array) -> Ints:
+    """Small integers that are equal where the values are; 0 is NULL."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    codes: Ints = pc.add(array.indices.cast(pa.int64()), 1).fill_null(0).to_numpy()
+    return codes
+
+
+def _is(column: pa.ChunkedArray, value: str | bool) -> Bools:  # noqa: FBT001 -- a value of a column, not a switch
+    """Which rows hold that value."""
+    array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        equal = pc.equal(array.dictionary, value).take(array.indices)
+    else:
+        equal = pc.equal(array, value)
+    rows: Bools = equal.fill_null(False).to_numpy(zero_copy_only=False)
+    return rows
+
+
+def _is_latest(table: pa.Table) -> Bools:
+    values = _is(table.column("chq_metric_type"), HISTOGRAM) | _is(table.column("metric_is_monotonic"), True)
+    return _is(table.column("metric_temporality"), CUMULATIVE) & values
+
+
+def _merged(table: pa.Table, sketches: _SketchColumn, groups: _Groups) -> tuple[pa.Table, _SketchColumn]:
+    """One row a group: its first, but for what merges in groups of several."""
+    several = groups.of_several()
+    places = np.flatnonzero(groups.lengths() > 1)
+    heads = groups.rows[groups.starts]
+    numbers = _numbers(table)
+    winners = _winners(numbers, sketches, several)
+    latest = _is_latest(table)[winners]
+    counted = latest & _is(table.column("chq_metric_type"), HISTOGRAM)[winners]
+
+    merged_codes, sketches = _merged_sketches(sketches, several, winners, latest)
+    codes = sketches.codes[heads]
+    codes[places] = merged_codes
+    sketches = _SketchColumn(codes, sketches.pool, sketches.blobs)
+
+    columns: dict[str, pa.Array] = {"chq_sketch": sketches.array()}
+    for name, values in _merged_numbers(numbers, several, winners, latest, counted).items():
+        column = numbers[name][heads]
+        column[places] = values
+        columns[name] = _nullable(column)
+    for name in _SAME:
+        columns[name] = table.column(name).combine_chunks().take(pa.array(heads))
+    for name in table.column_names:
+        if name not in columns:
+            columns[name] = _least(table.column(name).combine_chunks(), heads, places, several)
+    return pa.table({name: columns[name] for name in table.column_names}), sketches
+
+
+def _numbers(table: pa.Table) -> dict[str, Any]:
+    """The columns that merge as numbers; NULL as NaN, or as ``_NO_TIME``."""
+    doubles = {name: _doubles(table, name) for name in _DOUBLES}
+    times = {name: table.column(name).fill_null(_NO_TIME).to_numpy() for name in _TIMES}
+    return {**doubles, **times, "chq_points": table.column("chq_points").to_numpy()}
+
+
+def _doubles(table: pa.Table, name: str) -> Floats:
+    values: Floats = table.column(name).fill_null(np.nan).to_numpy()
+    return values
+
+
+def _nullable(values: Floats | Ints) -> pa.Array:
+    """A column of ``_numbers`` as it is written."""
+    return pa.array(values, mask=np.isnan(values) if values.dtype == np.float64 else values == _NO_TIME)
+
+
+def _winners(numbers: dict[str, Any], sketches: _SketchColumn, groups: _Groups) -> Ints:
+    """The row of each group that is later than the others; among the latest, the one with the largest values."""
+    group_of = np.repeat(np.arange(len(groups.starts)), groups.lengths())
+    times = numbers["chq_last_tsns"][groups.rows]
+    last = np.flatnonzero(times == np.maximum.reduceat(times, groups.starts)[group_of])
+    alone = np.bincount(group_of[last], minlength=len(groups.starts)) == 1
+    winners = np.zeros(len(groups.starts), np.int64)
+    winners[group_of[last]] = groups.rows[last]
+    tied = last[~alone[group_of[last]]]
+    if len(tied):
+        rows = groups.rows[tied]
+        values = [numbers[name][rows] for name in _PRECEDENCE]
+        order = np.lexsort((sketches.ranks(rows), *reversed(values), group_of[tied]))
+        winners[group_of[tied][order]] = rows[order]  # of several assignments to one place, the last one holds
+    return winners
+
+
+def _merged_numbers(
+    numbers: dict[str, Any], groups: _Groups, winners: Ints, latest: Bools, counted: Bools
+) -> dict[str, Any]:
+    """What each group holds. ``latest``: groups of latest rows; ``counted``: those that have a count of their own."""
+    rows, starts = groups.rows, groups.starts
+    sums, rests = exact_sums(numbers["chq_rollup_sum"][rows], numbers["chq_rollup_sum_low"][rows], starts)
+    added = {
+        "chq_rollup_sum": sums,
+        "chq_rollup_sum_low": rests,
+        "chq_rollup_min": np.fmin.reduceat(numbers["chq_rollup_min"][rows], starts),
+        "chq_rollup_max": np.fmax.reduceat(numbers["chq_rollup_max"][rows], starts),
+    }
+    counts = np.add.reduceat(numbers["chq_rollup_count"][rows], starts)
+    return {
+        **{name: np.where(latest, numbers[name][winners], values) for name, values in added.items()},
+        **{name: numbers[name][winners] for name in ("chq_last", "chq_last_tsns", "chq_start_tsns")},
+        "chq_rollup_count": np.where(counted, numbers["chq_rollup_count"][winners], counts),
+        "chq_tsns": np.minimum.reduceat(numbers["chq_tsns"][rows], starts),
+        "chq_points": np.add.reduceat(numbers["chq_points"][rows], starts),
+    }
+
+
+def _merged_sketches(
+    sketches: _SketchColumn, groups: _Groups, winners: Ints, latest: Bools
+) -> tuple[Ints, _SketchColumn]:
+    """The number of each group's sketch, in the column that has the merged ones too."""
+    codes = sketches.codes[winners]
+    additive = np.repeat(~latest, groups.lengths())
+    members = taken(sketches.pool, sketches.codes[groups.rows[additive]])
+    lengths = groups.lengths()[~latest]
+    group_of = np.repeat(np.arange(len(lengths)), lengths)
+    column, codes[~latest] = sketches.added(merged(members, group_of, len(lengths)))
+    return codes, column
+
+
+def _least(texts: pa.Array, heads: Ints, places: Ints, groups: _Groups) -> pa.Array:
+    """The text of each head row; the least one in a group of several that differ. ``places``: heads of the several."""
+    codes = _codes(texts)
+    grouped = codes[groups.rows]
+    if (grouped == np.repeat(grouped[groups.starts], groups.lengths())).all():
+        return texts.take(pa.array(heads))
+    encoded_texts = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
+    by_rank = pc.sort_indices(encoded_texts.dictionary).to_numpy().astype(np.int64)
+    ranks = np.empty(len(by_rank) + 1, np.int64)
+    ranks[by_rank + 1] = np.arange(len(by_rank))
+    ranks[0] = len(by_rank)  # NULL is the least of nothing but NULL
+    chosen = ranks[codes[heads]]
+    chosen[places] = np.minimum.reduceat(ranks[grouped], groups.starts)
+    indices = pa.array(chosen.astype(np.int32), mask=chosen == len(by_rank))
+    return pa.DictionaryArray.from_arrays(indices, encoded_texts.dictionary.take(pa.array(by_rank)))
+
+
+def _completed(table: pa.Table, sketches: _SketchColumn) -> pa.Table:
+    """The rows with their average and percentiles."""
+    counts, sums = _doubles(table, "chq_rollup_count"), _doubles(table, "chq_rollup_sum")
+    whole = _is_latest(table) & ~_is(table.column("chq_metric_type"), HISTOGRAM)
+    averages = np.divide(sums, np.where(whole, 1.0, counts), out=np.full(len(counts), np.nan), where=counts > 0)
+    table = table.append_column("chq_rollup_avg", _nullable(averages))
+
+    lows, highs = _doubles(table, "chq_rollup_min"), _doubles(table, "chq_rollup_max")
+    used = np.zeros(len(sketches.pool), np.bool_)
+    used[sketches.codes] = True
+    values = quantiles(taken(sketches.pool, np.flatnonzero(used)))
+    rows = (np.cumsum(used) - 1)[sketches.codes]
+    for name, column in zip(PERCENTILES, values.T, strict=True):
+        table = table.append_column(name, _nullable(np.fmin(np.fmax(column[rows], lows), highs)))
+    return table

@@ -1,0 +1,218 @@
+"""DataDog's binary encoding of DDSketch, for many sketches at once.
+
+What belongs here: bytes of a sketch, both ways. What does not: what a sketch means (``sketch``).
+
+An encoding is the index mapping (flag, gamma and index offset as little-endian doubles), then blocks, each where it is
+not empty: positive store, negative store, zero count. A store is a flag, the number of its bins, and for each bin, by
+ascending index, the index less that of the bin before (zigzag varint) and the count (DataDog's varfloat).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.telemetry.sketch import GAMMA, HIGHEST, LOWEST, Floats, Ints, Sketches, collected
+
+Words: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint64]]
+Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Mask: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+_MAPPING = np.frombuffer(b"\x02" + struct.pack("<dd", GAMMA, 0.0), np.uint8)
+"""How every encoding opens: flag of the logarithmic mapping, gamma, index offset."""
+
+_POSITIVE, _NEGATIVE, _ZERO = 0x05, 0x07, 0x04
+"""Flags of the blocks."""
+
+_MORE = 0x80
+"""The bit of a byte that says that its number goes on."""
+
+_LONGEST = 8
+"""Most bytes of a number: counts saturate, so that the ninth byte, which has no such bit, is never needed."""
+
+
+def encoded(sketches: Sketches) -> pa.BinaryArray:
+    """The bytes of each sketch: the same bytes for equal sketches."""
+    body, ends = _encoded_blocks(sketches)
+    offsets = np.concatenate(([0], ends + len(_MAPPING) * np.arange(1, len(ends) + 1)))
+    data = np.empty(offsets[-1], np.uint8)
+    opening = offsets[:-1, None] + np.arange(len(_MAPPING))
+    data[opening] = _MAPPING
+    rest = np.ones(len(data), np.bool_)
+    rest[opening] = False
+    data[rest] = body
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.BinaryArray.from_buffers(pa.binary(), len(sketches), buffers)
+
+
+def decoded(blobs: pa.BinaryArray) -> Sketches:
+    """The sketches of ``encoded``. Raises InputError ``corrupt_sketch`` for anything else, null included."""
+    body, bounds = _without_mapping(blobs)
+    tokens = _Tokens(body)
+    cursors, limits = np.searchsorted(tokens.starts, bounds[:-1]), np.searchsorted(tokens.starts, bounds[1:])
+    rows = np.flatnonzero(cursors < limits)
+    blocks: list[tuple[Ints, Ints, Ints]] = [(np.zeros(0, np.int64),) * 3]
+    for _ in range(3):
+        places, slots, counts, cursors[rows] = tokens.block(cursors[rows], limits[rows])
+        blocks.append((rows[places], slots, counts))
+        rows = rows[cursors[rows] < limits[rows]]
+    if len(rows):
+        raise _corrupt("more than three blocks follow the mapping")
+    owners, slots, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return collected(owners, slots, counts, len(blobs))
+
+
+def _encoded_blocks(sketches: Sketches) -> tuple[Bytes, Ints]:
+    """Everything but the mapping: the bytes of all sketches, and where those of each end."""
+    offsets, slots = sketches.offsets, sketches.slots
+    owners = sketches.owners()
+    positives = np.bincount(owners[slots > 0], minlength=len(sketches))
+    negatives = np.bincount(owners[slots < 0], minlength=len(sketches))
+    zeros = np.diff(offsets) - positives - negatives
+    positive_size, negative_size = np.where(positives, 2 + 2 * positives, 0), np.where(negatives, 2 + 2 * negatives, 0)
+    token_ends = np.cumsum(positive_size + negative_size + 2 * zeros)
+    positive_at = token_ends - positive_size - negative_size - 2 * zeros
+    negative_at = positive_at + positive_size
+    zero_at = negative_at + negative_size
+
+    tokens = np.zeros(token_ends[-1] if len(token_ends) else 0, np.uint64)
+    for flag, at, bins in ((_POSITIVE, positive_at, positives), (_NEGATIVE, negative_at, negatives)):
+        used = np.flatnonzero(bins)
+        tokens[at[used]] = flag
+        tokens[at[used] + 1] = bins[used]
+    tokens[zero_at[zeros > 0]] = _ZERO
+
+    # By ascending index is by magnitude: the order of slots, or for negative values its reverse.
+    order = np.arange(len(slots)) - offsets[owners]
+    above, below = slots > 0, slots < 0
+    nth = np.where(above, order - (negatives + zeros)[owners], negatives[owners] - 1 - order)
+    count_at = np.where(above, positive_at[owners] + 3 + 2 * nth, negative_at[owners] + 3 + 2 * nth)
+    count_at = np.where(slots == 0, zero_at[owners] + 1, count_at)
+    indexes = np.abs(slots) - 1 + LOWEST
+    before = np.where(above, np.roll(indexes, 1), np.roll(indexes, -1))
+    deltas = indexes - np.where(nth == 0, 0, before)
+    stored = above | below
+    tokens[count_at[stored] - 1] = _zigzag(deltas[stored])
+    is_count = np.zeros(len(tokens), np.bool_)
+    is_count[count_at] = True
+    tokens[count_at] = _rotated(sketches.counts)
+    return _written(tokens, is_count, token_ends)
+
+
+def _zigzag(values: Ints) -> Words:
+    return ((values << 1) ^ (values >> 63)).view(np.uint64)
+
+
+def _unzigzag(words: Words) -> Ints:
+    values: Ints = words.view(np.int64)
+    return (values >> 1) ^ -(values & 1)
+
+
+def _rotated(counts: Ints) -> Words:
+    """DataDog's varfloat before it is cut into groups of 7 bits: small integers have few leading bits set."""
+    words = (counts + 1.0).view(np.uint64) - np.float64(1).view(np.uint64)
+    return (words << np.uint64(6)) | (words >> np.uint64(58))
+
+
+def _unrotated(words: Words) -> Floats:
+    bits = (words >> np.uint64(6)) | (words << np.uint64(58))
+    floats: Floats = (bits + np.float64(1).view(np.uint64)).view(np.float64) - 1.0
+    return floats
+
+
+def _written(tokens: Words, is_count: Mask, token_ends: Ints) -> tuple[Bytes, Ints]:
+    """Groups of 7 bits with a continuation bit: of integers the lowest first, of counts the highest first."""
+    groups: list[Bytes] = []
+    present: list[Mask] = []
+    left, more = tokens.copy(), np.ones(len(tokens), np.bool_)
+    while more.any():
+        group = np.where(is_count, left >> np.uint64(57), left & np.uint64(0x7F)).astype(np.uint8)
+        left = np.where(is_count, left << np.uint64(7), left >> np.uint64(7))
+        present.append(more)
+        more = more & (left != 0)
+        groups.append(group | (more.astype(np.uint8) << 7))
+    if not groups:
+        return np.zeros(0, np.uint8), token_ends
+    written = np.stack(groups, axis=1)[np.stack(present, axis=1)]
+    lengths = np.sum(present, axis=0)
+    return written, np.concatenate(([0], np.cumsum(lengths)))[token_ends]
+
+
+def _without_mapping(blobs: pa.BinaryArray) -> tuple[Bytes, Ints]:
+    """The bytes after the mapping of each blob, and the bounds of each (one more than blobs)."""
+    if blobs.null_count:
+        raise _corrupt("it is null")
+    blobs = blobs.cast(pa.binary())
+    _, offset_buffer, data_buffer = blobs.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)
+    if (np.diff(offsets) < len(_MAPPING)).any():
+        raise _corrupt("it is shorter than an index mapping")
+    data = np.frombuffer(data_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
+    opening = (offsets[:-1] - offsets[0])[:, None] + np.arange(len(_MAPPING))
+    if (data[opening] != _MAPPING).any():
+        raise _corrupt(f"it does not open with the logarithmic mapping of gamma = {GAMMA!r} and offset 0")
+    rest = np.ones(len(data), np.bool_)
+    rest[opening] = False
+    body = data[rest]
+    bounds = offsets - offsets[0] - len(_MAPPING) * np.arange(len(offsets))
+    closed = bounds[1:][np.diff(bounds) > 0] - 1
+    if (body[closed] >= _MORE).any():
+        raise _corrupt("it ends inside a number")
+    return body, bounds
+
+
+class _Tokens:
+    """The numbers of many encodings, one after another: each ends with the first byte below 0x80."""
+
+    def __init__(self, body: Bytes) -> None:
+        ends = np.flatnonzero(body < _MORE) + 1
+        self.starts = np.concatenate(([0], ends))[: len(ends)]
+        self._lengths = ends - self.starts
+        self._body = body
+        if (self._lengths > _LONGEST).any():
+            raise _corrupt(f"a number of it has more than {_LONGEST} bytes")
+
+    def block(self, cursors: Ints, limits: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """Reads a block of each sketch, at its cursor: the bins' cursor numbers, slots and counts; the next cursors."""
+        flags = self._integers(cursors)
+        if not np.isin(flags, (_POSITIVE, _NEGATIVE, _ZERO)).all() or (cursors + 1 >= limits).any():
+            raise _corrupt("a block of it is of another kind, or cut short")
+        stored = flags != _ZERO
+        bins = np.where(stored, self._integers(cursors + 1), np.uint64(1)).astype(np.int64)
+        moved = cursors + 2 + np.where(stored, 2 * bins, 0)
+        if (moved > limits).any():
+            raise _corrupt("a store of it has fewer bins than it says")
+        places = np.repeat(np.arange(len(cursors)), bins)
+        firsts = np.cumsum(bins) - bins
+        nth = np.arange(len(places)) - firsts[places]
+        count_at = cursors[places] + 1 + np.where(stored[places], 2 + 2 * nth, 0)
+        deltas = np.where(stored[places], _unzigzag(self._integers(count_at - 1)), 0)
+        running = np.cumsum(deltas)
+        indexes = running - (running - deltas)[firsts][places] if len(places) else running
+        counts = _unrotated(self._integers(count_at, highest_first=True))
+        if (stored[places] & ((indexes < LOWEST) | (indexes > HIGHEST))).any() or (counts != np.rint(counts)).any():
+            raise _corrupt("a bin of it is beyond the range of doubles, or its count is not a whole number")
+        signs = np.select([flags == _POSITIVE, flags == _NEGATIVE], [1, -1], 0)
+        return places, signs[places] * (indexes - LOWEST + 1), counts.astype(np.int64), moved
+
+    def _integers(self, tokens: Ints, *, highest_first: bool = False) -> Words:
+        """The numbers at ``tokens``, whose groups of 7 bits go from the lowest up, or from the highest of 64 down."""
+        starts, lengths = self.starts[tokens], self._lengths[tokens]
+        words = np.zeros(len(tokens), np.uint64)
+        for nth in range(lengths.max(initial=0)):
+            held = np.flatnonzero(lengths > nth)
+            group = (self._body[starts[held] + nth] & 0x7F).astype(np.uint64)
+            words[held] |= group << np.uint64(57 - 7 * nth if highest_first else 7 * nth)
+        return words
+
+
+def _corrupt(why: str) -> InputError:
+    return InputError(
+        "corrupt_sketch",
+        f"a sketch cannot be read: {why}; it was not written by this lake, or the segment is damaged: "
+        "rebuild the segment's hour from its raw objects",
+    )
