@@ -73,6 +73,7 @@ FIXED_COLUMNS: Mapping[Signal, pa.Schema] = MappingProxyType(
                 ("chq_last", pa.float64()),
                 ("chq_last_tsns", pa.int64()),
                 ("chq_start_tsns", pa.int64()),
+                ("chq_rollup_sum_low", pa.float64()),  # what rounding took from the sum: see telemetry.metric_rows
                 (POINTS, pa.int64()),
             ]
         ),
