@@ -58,6 +58,10 @@ class ContractBreach(LakeError):
     """Rows do not fit the segment contract (columns, types, one hour): a fault of ours, nothing may be published."""
 
 
+class RequestRefused(LakeError):
+    """What a person asked for is not there, or cannot be done as things are: the message says what can."""
+
+
 class ConfigurationError(LakeError):
     """A setting is missing or cannot be used: the message names it and a value that would do."""
 

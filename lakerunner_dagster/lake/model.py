@@ -42,6 +42,11 @@ def day_start_ms(dateint: int) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
 
+def rfc3339(ms: int) -> str:
+    """An epoch time in ms as RFC 3339 text in UTC, as messages carry it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A collector instance of an organization: the unit of partitioning beside the day.
@@ -212,7 +217,10 @@ class ObjectOutcome:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What one atomic step of a run did (one box, or one hour of a rebuild). Bytes are stored bytes."""
+    """What one atomic step of a run did (one box, or one hour of a rebuild). Bytes are stored bytes.
+
+    ``rollup_count_read`` is the sum of chq_rollup_count over the points read (metrics).
+    """
 
     run_id: str
     operation: str
@@ -230,6 +238,7 @@ class LedgerEntry:
     bytes_out: int
     seconds: float
     peak_memory_bytes: int
+    rollup_count_read: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def ensure_partitions(lrdb: Lrdb, signal: Signal, organization_id: UUID, dateint
     """
     table = SIGNALS[signal].segment_table
     branch = f"{table}_{organization_id.hex}"
-    leaves = {f"{branch}_{dateint}": dateint for dateint in sorted(set(dateints)) if date_of(dateint)}
+    leaves = {f"{branch}_{date_of(dateint):%Y%m%d}": dateint for dateint in dateints}
     with lrdb.connection() as conn:
         if _existing(conn, leaves) == set(leaves):
             return

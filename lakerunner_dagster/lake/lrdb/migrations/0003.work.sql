@@ -14,6 +14,7 @@ CREATE TABLE boxes (
     reason           TEXT NOT NULL,
     state            TEXT NOT NULL DEFAULT 'open',
     attempts         INT NOT NULL DEFAULT 0,
+    attempts_allowed INT,
     next_attempt_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
     dispatches       INT NOT NULL DEFAULT 0,
     dispatched_at    TIMESTAMPTZ,
@@ -32,7 +33,7 @@ CREATE TABLE boxes (
     CONSTRAINT box_counts_are_not_negative CHECK (members >= 0 AND bytes >= 0 AND attempts >= 0 AND dispatches >= 0),
     CONSTRAINT a_claim_is_a_lease
         CHECK ((state = 'claimed') = (lease_token IS NOT NULL) AND (lease_token IS NULL) = (lease_until IS NULL)
-               AND (state <> 'claimed' OR (run_id IS NOT NULL AND lease_seconds IS NOT NULL))),
+               AND (state <> 'claimed' OR num_nulls(run_id, lease_seconds, attempts_allowed, claimed_at) = 0)),
     CONSTRAINT a_failed_box_says_why CHECK (state <> 'failed' OR (error_class IS NOT NULL AND error_text IS NOT NULL)),
     CONSTRAINT a_box_ends_once CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL))
 );

@@ -1,0 +1,356 @@
+"""The transactions that change what readers see: a box's segments are added, an hour's are replaced.
+
+What belongs here: all that must become true at once, and what must hold before it may. What does not: how any of it is
+stored (``segments``, ``lineage``, ``ledger``, ``outbox``), what is computed and put into the store before (``runs``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
+
+from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
+from lakerunner_dagster.lake.lrdb import conservation, lineage, outbox, segments
+from lakerunner_dagster.lake.lrdb import ledger as books
+from lakerunner_dagster.lake.lrdb.connection import storable
+from lakerunner_dagster.lake.lrdb.leases import hold
+from lakerunner_dagster.lake.model import (
+    ClaimedBox,
+    LedgerEntry,
+    Message,
+    ObjectOutcome,
+    Output,
+    RawState,
+    Segment,
+    Source,
+)
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
+
+if TYPE_CHECKING:
+    from lakerunner_dagster.lake.lrdb.connection import Conn
+
+RATIO_MEMORY = 0.8
+"""Weight of what a source's compression ratio was against what a box has just shown."""
+
+RATIO_BOUNDS = (0.1, 1000.0)
+
+ENDS = (RawState.INGESTED, RawState.QUARANTINED, RawState.MISSING)
+
+
+def publish_ingest(
+    conn: Conn,
+    box: ClaimedBox,
+    outputs: Sequence[Output],
+    outcomes: Sequence[ObjectOutcome],
+    *,
+    ledger: LedgerEntry,
+    code_version: str,
+    messages: Sequence[Message],
+) -> None:
+    """End a box: its segments are published, its raw objects ended, and everything about it is written.
+
+    The segments' objects are in the store and the day leaves exist (``partitions``). LeaseLost when the box is another
+    run's by now, ConservationBreach when the numbers do not add up, SwapConflict when the box has other members than
+    those with an outcome, or a segment is there already: nothing is changed then.
+    """
+    source = box.source
+    hold(conn, box.lease, source.organization_id)
+    _require_members(conn, box, outcomes)
+    for output in outputs:
+        conservation.require_place(output.segment, source, box.signal, SIGNALS[box.signal].frequency_ms)
+    conservation.require_outputs_stand_on_inputs(outputs)
+    conservation.require_inputs_conserved(outputs, outcomes)
+    conservation.require_ledger(ledger, outputs, read=sum(outcome.records_read for outcome in outcomes))
+    _insert(conn, [output.segment for output in outputs])
+    _end_objects(conn, box, outcomes)
+    lineage.add(conn, outputs, operation=ledger.operation, run_id=ledger.run_id, code_version=code_version)
+    books.add(conn, ledger, [output.segment for output in outputs])
+    outbox.add(conn, messages)
+    _learn_ratio(conn, box)
+    conn.execute(
+        """
+        UPDATE boxes SET state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL
+        WHERE box_id = %s AND organization_id = %s
+        """,
+        (box.lease.box_id, source.organization_id),
+    )
+
+
+def _require_members(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome]) -> None:
+    """Every member is boxed in this box and has one outcome, which is an end; nothing else has one."""
+    rows = conn.execute(
+        "SELECT raw_object_id, state FROM raw_objects WHERE organization_id = %s AND box_id = %s"
+        " ORDER BY raw_object_id FOR UPDATE",
+        (box.source.organization_id, box.lease.box_id),
+    ).fetchall()
+    members = Counter({raw_object_id: 1 for raw_object_id, state in rows if state == RawState.BOXED})
+    told = Counter(outcome.raw_object_id for outcome in outcomes if outcome.state in ENDS)
+    if len(members) != len(rows) or members != told or told.total() != len(outcomes):
+        raise SwapConflict(
+            f"box {box.lease.box_id}: {len(rows)} members, {len(members)} of them boxed, but {len(outcomes)} outcomes; "
+            f"raw objects {sorted((members - told) + (told - members))[:10]} have none or too many: work on it again"
+        )
+
+
+def _insert(conn: Conn, new: Sequence[Segment]) -> None:
+    try:
+        segments.insert(conn, new)
+    except UniqueViolation as error:
+        raise SwapConflict(
+            f"a segment of {[segment.key for segment in new][:10]} has a row already, so this work was done before or "
+            f"another's ids are the same ({error.diag.message_detail}): nothing is published"
+        ) from error
+
+
+def _end_objects(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome]) -> None:
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            UPDATE raw_objects SET
+                state = %s, ended_at = now(), raw_bytes = %s, records_read = %s, records_rejected = %s, rejected = %s,
+                error_class = %s, error_text = %s
+            WHERE organization_id = %s AND raw_object_id = %s
+            """,
+            [
+                (
+                    str(outcome.state),
+                    outcome.raw_bytes,
+                    outcome.records_read,
+                    sum(outcome.rejected.values()),
+                    Jsonb(dict(outcome.rejected)),
+                    outcome.error_class,
+                    None if outcome.error_text is None else storable(outcome.error_text),
+                    box.source.organization_id,
+                    outcome.raw_object_id,
+                )
+                for outcome in outcomes
+            ],
+        )
+
+
+def _learn_ratio(conn: Conn, box: ClaimedBox) -> None:
+    """Move the source's ratio of decompressed to stored bytes towards that of the objects just ingested."""
+    low, high = RATIO_BOUNDS
+    conn.execute(
+        """
+        INSERT INTO compression_ratios AS c (organization_id, instance_num, signal, ratio)
+        SELECT %(organization)s, %(instance)s, %(signal)s,
+               least(greatest(sum(raw_bytes)::float / sum(size), %(low)s), %(high)s)
+        FROM raw_objects
+        WHERE organization_id = %(organization)s AND box_id = %(box)s AND state = 'ingested'
+          AND raw_bytes > 0 AND size > 0
+        HAVING count(*) > 0
+        ON CONFLICT (organization_id, instance_num, signal) DO UPDATE SET
+            ratio = c.ratio * %(memory)s + excluded.ratio * (1 - %(memory)s), updated_at = now()
+        """,
+        {
+            "organization": box.source.organization_id,
+            "instance": box.source.instance_num,
+            "signal": str(box.signal),
+            "box": box.lease.box_id,
+            "low": low,
+            "high": high,
+            "memory": RATIO_MEMORY,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What became of an hour's segments, by id.
+
+    ``kept`` were published and say the same. ``republished`` had a row that was unpublished or said otherwise.
+    """
+
+    kept: tuple[int, ...]
+    inserted: tuple[int, ...]
+    republished: tuple[int, ...]
+    superseded: tuple[int, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether readers see anything else than before."""
+        return bool(self.inserted or self.republished or self.superseded)
+
+
+def replace_hour(
+    conn: Conn,
+    source: Source,
+    signal: Signal,
+    *,
+    dateint: int,
+    hour: int,
+    frequency_ms: int,
+    read_inputs: Collection[int],
+    outputs: Sequence[Output],
+    ledger: LedgerEntry,
+    code_version: str,
+    run_id: str,
+    messages: Sequence[Message],
+) -> Replaced:
+    """Make ``outputs`` what readers see of an hour, in place of all that they see now.
+
+    ``read_inputs`` are the raw objects that were read to their end: nothing that stands on another is taken away, so
+    that an object which is gone, or which came in meanwhile, costs no record (SwapConflict). Only ingested objects may
+    be in outputs: others come through their box. ``ledger.records_read`` counts the hour's accepted records.
+    Outputs that are there already stay, without a message. Objects and leaves as for :func:`publish_ingest`.
+    """
+    for output in outputs:
+        conservation.require_place(output.segment, source, signal, frequency_ms)
+        if (output.segment.dateint, output.segment.hour) != (dateint, hour):
+            raise SwapConflict(f"segment {output.segment.key} is not of {dateint} {hour:02d}h: nothing is published")
+    conservation.require_outputs_stand_on_inputs(outputs)
+    conservation.require_ledger(ledger, outputs, read=ledger.records_read)
+    _require_ingested(conn, source, read_inputs, outputs)
+    published = segments.lock_published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour)
+    _require_read(conn, source, published, read_inputs)
+    replaced = _swap(conn, source, published, _carried_forward(outputs, published), ledger)
+    written = {*replaced.inserted, *replaced.republished}
+    lineage.forget(conn, source.organization_id, sorted(written))
+    lineage.add(
+        conn,
+        [output for output in outputs if output.segment.segment_id in written],
+        operation=ledger.operation,
+        run_id=run_id,
+        code_version=code_version,
+    )
+    books.add(conn, ledger, [output.segment for output in outputs])
+    if replaced.changed:
+        outbox.add(conn, messages)
+    return replaced
+
+
+def _require_ingested(conn: Conn, source: Source, read_inputs: Collection[int], outputs: Iterable[Output]) -> None:
+    """What the outputs stand on was read, and is ingested: so its present segments are published and will be seen."""
+    inputs = {contribution.input_id for output in outputs for contribution in output.inputs}
+    if not inputs <= set(read_inputs):
+        raise ConservationBreach(
+            f"segments hold records of raw objects {sorted(inputs - set(read_inputs))[:10]}, which were not read"
+        )
+    rows = conn.execute(
+        """
+        SELECT raw_object_id FROM raw_objects
+        WHERE organization_id = %s AND instance_num = %s AND raw_object_id = ANY(%s) AND state = 'ingested'
+        ORDER BY raw_object_id FOR SHARE
+        """,
+        (source.organization_id, source.instance_num, sorted(inputs)),
+    )
+    waiting = inputs - {raw_object_id for (raw_object_id,) in rows}
+    if waiting:
+        raise SwapConflict(
+            f"raw objects {sorted(waiting)[:10]} are not ingested: they come through their box, leave them out"
+        )
+
+
+def _require_read(conn: Conn, source: Source, published: Sequence[Segment], read_inputs: Collection[int]) -> None:
+    """All that the published segments stand on was read."""
+    stand_on = lineage.raw_inputs(conn, source.organization_id, [segment.segment_id for segment in published])
+    for segment in published:
+        inputs = stand_on.get(segment.segment_id, set())
+        if not inputs or not inputs <= set(read_inputs):
+            raise SwapConflict(
+                f"segment {segment.key} stands on raw objects {sorted(inputs - set(read_inputs))[:10] or 'unknown'}, "
+                "which were not read: they came in meanwhile, or cannot be read any more. The hour stays as it is"
+            )
+
+
+def _carried_forward(outputs: Iterable[Output], published: Iterable[Segment]) -> list[Segment]:
+    """The outputs' segments, ingested on the earliest day of those that they take the place of."""
+    days = [segment.ingest_dateint for segment in published]
+    return [replace(output.segment, ingest_dateint=min([*days, output.segment.ingest_dateint])) for output in outputs]
+
+
+def _swap(
+    conn: Conn, source: Source, published: Sequence[Segment], wanted: Sequence[Segment], ledger: LedgerEntry
+) -> Replaced:
+    seen = {segment.segment_id: segment for segment in published}
+    wanted_ids = [segment.segment_id for segment in wanted]
+    kept = {segment.segment_id for segment in wanted if _says_the_same(segment, seen.get(segment.segment_id))}
+    known = segments.known_ids(conn, source, ledger.signal, ledger.dateint, wanted_ids) - kept
+    gone = [segment for segment in published if segment.segment_id not in set(wanted_ids)]
+    segments.unpublish(conn, gone)
+    _note_superseded(conn, gone, wanted_ids, ledger)
+    _insert(conn, [segment for segment in wanted if segment.segment_id not in known | kept])
+    _republish(conn, source, [segment for segment in wanted if segment.segment_id in known])
+    return Replaced(
+        kept=tuple(sorted(kept)),
+        inserted=tuple(sorted(set(wanted_ids) - known - kept)),
+        republished=tuple(sorted(known)),
+        superseded=tuple(sorted(segment.segment_id for segment in gone)),
+    )
+
+
+def _says_the_same(wanted: Segment, published: Segment | None) -> bool:
+    """Whether a published row describes the segment, leaving aside what later stages note on it."""
+    return published is not None and published == replace(
+        wanted, ingest_dateint=published.ingest_dateint, compacted=published.compacted, rolledup=published.rolledup
+    )
+
+
+def _note_superseded(conn: Conn, gone: Iterable[Segment], replaced_by: Sequence[int], ledger: LedgerEntry) -> None:
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO supersessions (organization_id, instance_num, signal, frequency_ms, dateint, segment_id,
+                                       operation, run_id, replaced_by)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            [
+                (
+                    segment.organization_id,
+                    segment.instance_num,
+                    str(segment.signal),
+                    segment.frequency_ms,
+                    segment.dateint,
+                    segment.segment_id,
+                    ledger.operation,
+                    ledger.run_id,
+                    list(replaced_by),
+                )
+                for segment in gone
+            ],
+        )
+
+
+def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
+    """Segments that were superseded, or whose object has been written anew: their rows say what is there now.
+
+    Whoever deletes superseded objects holds the supersession's row meanwhile: taking it away here waits for that.
+    """
+    conn.execute(
+        "DELETE FROM supersessions WHERE organization_id = %s AND segment_id = ANY(%s)",
+        (source.organization_id, [segment.segment_id for segment in again]),
+    )
+    for segment in again:
+        if segments.rewrite(conn, segment) == 0:
+            raise SwapConflict(f"segment {segment.key} was deleted while it was published again: do the work again")
+
+
+def recount(conn: Conn, source: Source, outcomes: Iterable[ObjectOutcome]) -> None:
+    """What a rebuild has read of ingested objects and rejected, where its decoder counts otherwise than the first."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            UPDATE raw_objects SET raw_bytes = %s, records_read = %s, records_rejected = %s, rejected = %s
+            WHERE organization_id = %s AND raw_object_id = %s AND state = 'ingested'
+              AND (records_read, rejected) IS DISTINCT FROM (%s, %s)
+            """,
+            [
+                (
+                    outcome.raw_bytes,
+                    outcome.records_read,
+                    sum(outcome.rejected.values()),
+                    Jsonb(dict(outcome.rejected)),
+                    source.organization_id,
+                    outcome.raw_object_id,
+                    outcome.records_read,
+                    Jsonb(dict(outcome.rejected)),
+                )
+                for outcome in outcomes
+            ],
+        )
