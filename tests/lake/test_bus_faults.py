@@ -7,7 +7,8 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def read_until_quiet(bus: Bus, topic: str) -> list[Received]:
         received += consumer.poll(1000, 1.0)
     consumer.close()
     return [message for message in received if not message.key.startswith("end-")]
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def send(bus: Bus, topic: str, batch: int, size: int, timeout_seconds: float) -> bool:
@@ -119,33 +126,30 @@ def test_a_broker_that_comes_and_goes_loses_nothing_that_was_acknowledged(
     cluster: FaultyCluster, bus: Bus, topic: str
 ) -> None:
     assert send(bus, topic, 0, 30, SECONDS)
-    flaps = 0
-    done = threading.Event()
-
-    def flap() -> None:
-        nonlocal flaps
-        while not done.is_set():
-            cluster.down()
-            done.wait(0.05)
-            cluster.up()
-            done.wait(0.1)
-            flaps += 1
-
-    thread = threading.Thread(target=flap)
-    thread.start()
     acknowledged = [0]
-    try:
-        batch = 0
-        deadline = time.monotonic() + SECONDS
-        while flaps < 10 or len(acknowledged) < 3:
-            assert time.monotonic() < deadline, f"{flaps} times down and up, {len(acknowledged)} batches through"
-            batch += 1
-            if send(bus, topic, batch, 30, 2.0):
-                acknowledged.append(batch)
-    finally:
-        done.set()
-        thread.join()
-        cluster.up()
+    finished = threading.Event()
+
+    def through(batches: int) -> bool:
+        return len(acknowledged) > batches
+
+    def come_and_go() -> None:
+        for times in range(1, 4):
+            cluster.down()
+            time.sleep(0.05)
+            cluster.up()
+            eventually(partial(through, times * 20))
+        finished.set()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    batch = 0
+    deadline = time.monotonic() + SECONDS
+    while not finished.is_set():
+        assert time.monotonic() < deadline, f"only {len(acknowledged)} batches came through"
+        batch += 1
+        if send(bus, topic, batch, 30, 5.0):
+            acknowledged.append(batch)
+    thread.join()
     check_kept(read_until_quiet(bus, topic), acknowledged, 30)
 
 
