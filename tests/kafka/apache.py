@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 from lakerunner_dagster.local.errors import AlreadyRunning
 from lakerunner_dagster.local.lock import ProcessLock
 from lakerunner_dagster.local.postgres import free_port
+from tests.kafka.proxy import LossyProxy
 
 POM = Path(__file__).with_name("pom.xml")
 DOWNLOAD_SECONDS = 600.0
@@ -76,21 +77,26 @@ def _download(cache: Path, directory: Path) -> None:
 
 
 class ApacheKafka:
-    """One broker and controller whose data are in ``directory``; the same address at each start."""
+    """One broker and controller whose data are in ``directory``; the same address at each start.
+
+    ``proxy.address`` leads to the same broker through a proxy that loses acknowledgements when told to.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._java = ["java", *JVM, "-cp", f"{jars()}/*"]
-        self._port, controller = free_port(), free_port()
+        self._port, controller, lossy = free_port(), free_port(), free_port()
+        self.proxy = LossyProxy(("127.0.0.1", lossy), free_port())
         self._process: subprocess.Popen[bytes] | None = None
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller},"
+            f"LOSSY://127.0.0.1:{lossy}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port},LOSSY://{self.proxy.address}",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOSSY:PLAINTEXT",
             "log.dirs": directory / "data",
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": 1,

@@ -50,6 +50,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         real.start()
         yield real
         real.stop()
+        real.proxy.close()
 
 
 @pytest.fixture
@@ -236,6 +237,19 @@ def test_nothing_is_claimed_as_sent_while_the_broker_is_down(
     assert b'{"n":2}' not in received, "what was purged must not be sent behind our back"
     consumer.commit({place: 3})
     consumer.close()
+
+
+def test_a_lost_acknowledgement_repeats_nothing(bus: Bus, cluster: Cluster) -> None:
+    if not isinstance(cluster, RealCluster):
+        pytest.skip("the embedded cluster does not know a message again that it has taken")
+    lossy = Bus(cluster.proxy.address, prefix=bus._prefix)
+    lossy.produce(messages(1), SECONDS)
+    for _ in range(3):
+        cluster.proxy.lose(1)
+        lossy.produce(messages(50, keys=9), SECONDS)
+    lossy.close()
+    assert cluster.proxy.lost == 3
+    assert len(read_all(bus, 151)) == 151
 
 
 def read_until(consumer: BusConsumer, body: bytes) -> list[bytes]:
