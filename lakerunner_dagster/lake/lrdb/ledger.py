@@ -22,7 +22,8 @@ def add(conn: Conn, entry: LedgerEntry, segments: Sequence[Segment]) -> None:
         """
         INSERT INTO ledger (run_id, operation, code_version, organization_id, instance_num, signal, dateint,
                             frequency_ms, box_id, records_read, records_written, records_rejected, rejected,
-                            rows_written, rollup_count_read, rollup_count_written, bytes_in, bytes_out, seconds, peak_memory_bytes)
+                            rows_written, rollup_count_read, rollup_count_written, bytes_in, bytes_out, seconds,
+                            peak_memory_bytes)
         VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
