@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from lakerunner_dagster.lake.settings import Limits
-    from lakerunner_dagster.lake.telemetry.attributes import Bools, Ints
     from lakerunner_dagster.lake.telemetry.raw import RawPayload
 
 
@@ -72,8 +71,7 @@ def decode_traces(payloads: Sequence[RawPayload], organization_id: UUID, limits:
     rejections.add("no_time", starts == 0)
     rejections.add_times_outside(starts, everything.file, payloads, limits)
     refuse_for_attributes(rejections, everything, parents, own)
-    for lists in ("events", "links"):
-        _refuse_for_parts(rejections, everything.records.field(lists), limits)
+    _refuse_for_parts(rejections, everything.records, limits)
     accepted = rejections.accepted
 
     found = everything.at(accepted)
@@ -121,20 +119,17 @@ def decode_traces(payloads: Sequence[RawPayload], organization_id: UUID, limits:
     )
 
 
-def _refuse_for_parts(rejections: Rejections, lists: pa.ListArray, limits: Limits) -> None:
+def _refuse_for_parts(rejections: Rejections, spans: pa.StructArray, limits: Limits) -> None:
     """Refuse spans with an event or link that has more attributes or larger ones than allowed."""
-    if len(lists.values) == 0:
-        return
-    parts = read_attributes(lists.values.field("attributes"), limits)
-    span_of_part = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
-    rejections.add("too_many_attributes", _marked(span_of_part[parts.too_many], len(lists)))
-    rejections.add("value_too_large", _marked(span_of_part[parts.too_large], len(lists)))
-
-
-def _marked(positions: Ints, size: int) -> Bools:
-    marks = np.zeros(size, np.bool_)
-    marks[positions] = True
-    return marks
+    too_many, too_large = np.zeros((2, len(spans)), np.bool_)
+    for lists in (spans.field("events"), spans.field("links")):
+        if len(lists.values):
+            parts = read_attributes(lists.values.field("attributes"), limits)
+            span_of_part = np.repeat(np.arange(len(spans)), np.diff(lists.offsets.to_numpy()))
+            too_many[span_of_part[parts.too_many]] = True
+            too_large[span_of_part[parts.too_large]] = True
+    rejections.add("too_many_attributes", too_many)
+    rejections.add("value_too_large", too_large)
 
 
 def _end_columns(starts: Times, ends: Times) -> dict[str, pa.Array]:

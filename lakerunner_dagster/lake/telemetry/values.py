@@ -22,8 +22,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 
 from lakerunner_dagster.lake.telemetry.wire import reader
 
-_PLAIN_LOW, _PLAIN_HIGH = 1e-5, 1e15
-"""Between these magnitudes Arrow writes a double without an exponent, as ECMAScript does."""
+_PLAIN_LOW, _PLAIN_HIGH = 1e-6, 1e10
+"""Between these magnitudes Arrow writes a double without an exponent; ECMAScript goes further up."""
 
 _ECMASCRIPT_LOW, _ECMASCRIPT_HIGH = -6, 21
 """ECMAScript writes no exponent while the decimal point stands between these digits."""
@@ -85,7 +85,7 @@ def enclosed(before: str, strings: pa.StringArray, after: str) -> pa.StringArray
 
 def double_texts(doubles: pa.DoubleArray) -> pa.StringArray:
     """Each double as ECMAScript writes it, shortest digits that read back the same; NULL stays NULL."""
-    text = pc.replace_substring_regex(doubles.cast(pa.string()), r"\.0$", "")
+    text = doubles.cast(pa.string())
     numbers = doubles.fill_null(0.0).to_numpy()
     magnitudes = np.abs(numbers)
     plain = ((magnitudes >= _PLAIN_LOW) & (magnitudes < _PLAIN_HIGH)) | (numbers == 0)

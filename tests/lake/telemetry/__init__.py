@@ -1,0 +1,1 @@
+"""Tests of decoding: fast equals plain, and bad input is set aside alone."""
