@@ -19,16 +19,22 @@ from lakerunner_dagster.lake.settings import Limits
 DATE = "date"
 SOURCE = "source"
 
+PARTITION_TAG = "dagster/partition"
+"""Where Dagster notes the partition of a run that has one."""
+
 SOURCES_NAME = "sources"
 SOURCES = dg.DynamicPartitionsDefinition(name=SOURCES_NAME)
 """The sources, ``{organization name}/{collector}``: sensors add each when they first see it."""
 
+DAYS = dg.DailyPartitionsDefinition(
+    start_date=Limits().first_date.isoformat(),
+    end_offset=1,  # today is a partition too
+)
+"""The UTC days of the lake."""
+
 DAY_BY_SOURCE = dg.MultiPartitionsDefinition(
     {
-        DATE: dg.DailyPartitionsDefinition(
-            start_date=Limits().first_date.isoformat(),
-            end_offset=1,  # today is a partition too
-        ),
+        DATE: DAYS,
         SOURCE: SOURCES,
     }
 )
@@ -47,6 +53,11 @@ class DaySource:
         """The partition of a key of ``DAY_BY_SOURCE``."""
         day, _, source_key = partition_key.partition("|")
         return cls(_dateint(date.fromisoformat(day)), source_key)
+
+    @property
+    def exists(self) -> bool:
+        """Whether its day is a partition by now: not before the first of the lake, not after today (UTC)."""
+        return DAYS.has_partition_key(date_of(self.dateint).isoformat())
 
     @property
     def key(self) -> dg.MultiPartitionKey:

@@ -14,13 +14,9 @@ from enum import StrEnum
 
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRun
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from lakerunner_dagster.partitions import DaySource
+from lakerunner_dagster.partitions import PARTITION_TAG, DaySource
 
 TRIGGER_TAG = "lakerunner/trigger"
 LANE_TAG_PREFIX = "lakerunner/lane/"
@@ -41,7 +37,7 @@ def trigger_of(tags: Mapping[str, str]) -> Trigger:
 def lane_tags(asset_names: list[str], tags: Mapping[str, str]) -> dict[str, str]:
     """The tags to add to a run of these assets: its trigger, and a lane for each asset where it has one source."""
     trigger = trigger_of(tags)
-    keys = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+    keys = (PARTITION_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
     sources = {DaySource.of(tags[key]).source_key for key in keys if key in tags}
     lanes = {LANE_TAG_PREFIX + name: f"{trigger} {source}" for name in asset_names for source in sources}
     return {TRIGGER_TAG: str(trigger)} | (lanes if len(sources) == 1 else {})

@@ -1,0 +1,1 @@
+"""Assets: what the lake holds, as Dagster shows it."""

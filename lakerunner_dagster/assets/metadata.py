@@ -1,0 +1,101 @@
+"""What a person sees of a materialisation: a run's steps as Dagster metadata.
+
+What belongs here: summing up steps and choosing how they are shown. What does not: the steps themselves
+(``lake.runs.report``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import dagster as dg
+
+from lakerunner_dagster.lake.model import Segment
+from lakerunner_dagster.lake.runs.report import SetAside, Step
+
+SHOWN_ROWS = 100
+"""Longest table in one event: events are kept for years, and the rest is in lrdb."""
+
+MS_PER_SECOND = 1000
+
+Metadata = dict[str, dg.MetadataValue]
+
+
+def work_metadata(steps: Sequence[Step]) -> Metadata:
+    """What these steps of one partition have done, all days that they touched included."""
+    rejected: Counter[str] = Counter()
+    for step in steps:
+        rejected.update(step.rejected)
+    segments = [segment for step in steps for segment in step.segments]
+    set_aside = [aside for step in steps for aside in step.set_aside]
+    days = sorted({day for step in steps for day in step.days})
+    return {
+        "records read": dg.MetadataValue.int(sum(step.records_read for step in steps)),
+        "records written": dg.MetadataValue.int(sum(step.records_written for step in steps)),
+        "records rejected": dg.MetadataValue.int(rejected.total()),
+        "records of other hours": dg.MetadataValue.int(sum(step.elsewhere for step in steps)),
+        "rejected by reason": dg.MetadataValue.json(dict(rejected.most_common())),
+        "raw objects": dg.MetadataValue.int(sum(step.objects for step in steps)),
+        "raw objects set aside": _set_aside_table(set_aside),
+        "bytes in": dg.MetadataValue.int(sum(step.bytes_in for step in steps)),
+        "bytes in, decompressed": dg.MetadataValue.int(sum(step.raw_bytes for step in steps)),
+        "bytes out": dg.MetadataValue.int(sum(step.bytes_out for step in steps)),
+        "segments superseded": dg.MetadataValue.int(sum(step.superseded for step in steps)),
+        "days touched": dg.MetadataValue.text(", ".join(map(str, days))),
+        "transactions": dg.MetadataValue.int(len(steps)),
+        "seconds": dg.MetadataValue.float(round(sum(step.seconds for step in steps), 3)),
+        "peak memory, bytes": dg.MetadataValue.int(max((step.peak_memory_bytes for step in steps), default=0)),
+        **segments_metadata(segments),
+    }
+
+
+def segments_metadata(segments: Sequence[Segment]) -> Metadata:
+    """Which segments, how large, and from when to when."""
+    times: Metadata = {}
+    if segments:
+        first = min(segment.start_ms for segment in segments)
+        last = max(segment.end_ms for segment in segments)
+        times = {
+            "event time from": dg.MetadataValue.timestamp(first / MS_PER_SECOND),
+            "event time to": dg.MetadataValue.timestamp(last / MS_PER_SECOND),
+        }
+    return {
+        "dagster/row_count": dg.MetadataValue.int(sum(segment.record_count for segment in segments)),
+        "segments": dg.MetadataValue.int(len(segments)),
+        "segment keys": _segment_table(segments),
+        **times,
+    }
+
+
+def _segment_table(segments: Sequence[Segment]) -> dg.TableMetadataValue:
+    """The segments by key: `lakerunner lineage KEY` tells which raw objects are in one."""
+    shown = sorted(segments, key=lambda segment: segment.key)[:SHOWN_ROWS]
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "key": segment.key,
+                    "rows": segment.record_count,
+                    "records": segment.records,
+                    "bytes": segment.file_size,
+                }
+            )
+            for segment in shown
+        ],
+        schema=_schema(key="string", rows="int", records="int", bytes="int"),
+    )
+
+
+def _set_aside_table(set_aside: Sequence[SetAside]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"key": aside.raw.key, "state": str(aside.state), "why": aside.error_class})
+            for aside in set_aside[:SHOWN_ROWS]
+        ],
+        schema=_schema(key="string", state="string", why="string"),
+    )
+
+
+def _schema(**columns: str) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])

@@ -1,0 +1,1 @@
+"""Jobs: what runs are made of."""

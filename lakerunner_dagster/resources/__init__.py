@@ -1,0 +1,1 @@
+"""Resources: what assets, checks and sensors work with."""

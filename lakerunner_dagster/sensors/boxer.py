@@ -1,0 +1,76 @@
+"""The boxers: for each signal a sensor that hears of raw objects, boxes them, and shows what arrived.
+
+What belongs here: ticking, and the raw assets' events. What does not: what a tick does (``lake.ticks.boxer``), how
+often a partition is told about (``sensors.observations``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+
+from lakerunner_dagster.lake.lrdb.intake import Observed
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.lake.signals import SignalSpec
+from lakerunner_dagster.lake.ticks.boxer import BoxerReport
+from lakerunner_dagster.partitions import DaySource, new_sources
+from lakerunner_dagster.sensors.observations import Observations, Seen
+from lakerunner_dagster.sensors.resident import resident
+
+
+def boxer_sensor(spec: SignalSpec) -> dg.SensorDefinition:
+    """The boxer of a signal."""
+
+    @dg.sensor(
+        name=f"{spec.signal}_boxer",
+        minimum_interval_seconds=Settings().sensor_interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Hears of new raw objects (`{spec.notification_topic}`), writes them to lrdb, and closes the boxes that "
+            f"are full or old enough. Shows days and sources with new objects on `{spec.raw_asset}`."
+        ),
+    )
+    def boxer(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        now_ms = int(time.time() * 1000)
+        kept = resident()
+        with kept.boxer(spec.signal) as tick:
+            report = tick.run(now_ms, time.monotonic() + kept.lake.settings.tick_seconds)
+        observations = Observations.of_cursor(context.cursor).with_observed(_by_partition(report))
+        due = observations.due(now_ms)
+        return dg.SensorResult(
+            skip_reason=_summary(report),  # a boxer never asks for a run: this is what the UI shows of a tick
+            asset_events=list(_raw_events(spec, due)),
+            dynamic_partitions_requests=new_sources(context.instance, {DaySource.of(key).source_key for key in due}),
+            cursor=observations.told(now_ms).cursor,
+        )
+
+    return boxer
+
+
+def _by_partition(report: BoxerReport) -> dict[str, Observed]:
+    """What was observed, by partition key; a day that is no partition (a wrong clock's) is shown by lrdb alone."""
+    partitions = {DaySource(dateint, source.key): seen for (source, dateint), seen in report.observed.items()}
+    return {str(partition.key): seen for partition, seen in partitions.items() if partition.exists}
+
+
+def _raw_events(spec: SignalSpec, due: Mapping[str, Seen]) -> Iterator[dg.AssetMaterialization]:
+    for key, seen in due.items():
+        yield dg.AssetMaterialization(
+            spec.raw_asset,
+            partition=DaySource.of(key).key,
+            metadata={
+                "new raw objects": seen.objects,
+                "bytes": seen.bytes,
+                "seen since": dg.MetadataValue.timestamp(seen.told_ms / 1000) if seen.told_ms else "the first one",
+            },
+        )
+
+
+def _summary(report: BoxerReport) -> str:
+    heard = (
+        f"{report.received} notifications: {report.new} new objects, {report.duplicates} known already, "
+        f"{report.dead} dead letters. {report.boxes} boxes closed, {report.outbox_published} messages sent."
+    )
+    return f"{heard} {report.trouble}" if report.trouble else heard

@@ -1,0 +1,97 @@
+"""The dispatchers: for each signal a sensor that starts a run wherever boxes wait.
+
+What belongs here: what Dagster knows and the tick does not, that is which runs there are; and run requests. What does
+not: which partitions need a run (``lake.ticks.dispatcher``).
+
+At most ``active_runs`` runs of a signal are queued or going, so that a backlog waits in lrdb, where it is visible, and
+not in Dagster's queue. A run that fails does not come back here: its box does, when its back-off is over.
+"""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from lakerunner_dagster.instance.lanes import TRIGGER_TAG, Trigger, lane_tags
+from lakerunner_dagster.jobs.ingest import ingest_job_name
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.lake.signals import SignalSpec
+from lakerunner_dagster.lake.ticks.dispatcher import Dispatch
+from lakerunner_dagster.partitions import PARTITION_TAG, DaySource, new_sources
+from lakerunner_dagster.sensors.resident import resident
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+PRIORITY = "10"
+"""New data goes before backfills, whose runs have 0."""
+
+
+def dispatcher_sensor(spec: SignalSpec) -> dg.SensorDefinition:
+    """The dispatcher of a signal."""
+
+    @dg.sensor(
+        name=f"{spec.signal}_dispatcher",
+        job_name=ingest_job_name(spec),
+        minimum_interval_seconds=Settings().sensor_interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Starts a run of `{spec.segment_asset}` for each day and source with boxes waiting "
+            f"(`{spec.box_topic}` wakes it, lrdb knows). Switched off, boxes gather in lrdb and nothing is lost."
+        ),
+    )
+    def dispatcher(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        active = _active_partitions(context.instance, spec)
+        kept = resident()
+        room = max(kept.lake.settings.active_runs - len(active), 0)
+        with kept.dispatcher(spec.signal) as tick:
+            dispatches = tick.run(
+                {(partition.source_key, partition.dateint) for partition in active},
+                room,
+                int(time.time() * 1000),
+                time.monotonic() + kept.lake.settings.tick_seconds,
+            )
+        requests = {DaySource(dispatch.dateint, dispatch.source.key): dispatch for dispatch in dispatches}
+        startable = {partition: dispatch for partition, dispatch in requests.items() if partition.exists}
+        if startable != requests:
+            # One request for no partition would fail the tick, and all the others with it.
+            context.log.error("not startable, for their days are no partitions: %s", requests.keys() - startable.keys())
+        if not startable:
+            return dg.SensorResult(skip_reason=_why_none(len(active), room))
+        return dg.SensorResult(
+            run_requests=[_run_request(spec, partition, dispatch) for partition, dispatch in startable.items()],
+            dynamic_partitions_requests=new_sources(
+                context.instance, {partition.source_key for partition in startable}
+            ),
+        )
+
+    return dispatcher
+
+
+def _active_partitions(instance: dg.DagsterInstance, spec: SignalSpec) -> list[DaySource]:
+    """The partition of each run that a dispatcher asked for and that is not finished."""
+    runs = instance.get_runs(
+        dg.RunsFilter(job_name=ingest_job_name(spec), tags={TRIGGER_TAG: Trigger.DISPATCHER}, statuses=UNFINISHED)
+    )
+    return [DaySource.of(run.tags[PARTITION_TAG]) for run in runs]
+
+
+def _run_request(spec: SignalSpec, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:
+    tags = {TRIGGER_TAG: str(Trigger.DISPATCHER), PARTITION_TAG: str(partition.key)}
+    return dg.RunRequest(
+        run_key=dispatch.run_key,
+        partition_key=partition.key,
+        tags=lane_tags([spec.segment_asset], tags) | {"dagster/priority": PRIORITY},
+    )
+
+
+def _why_none(active: int, room: int) -> str:
+    if room == 0:
+        return f"No room: {active} runs are queued or going, the most that LAKERUNNER_ACTIVE_RUNS allows."
+    return f"No box waits but those of the {active} runs that are queued or going."

@@ -1,0 +1,1 @@
+"""The real thing, end to end: services, Dagster processes, a browser."""

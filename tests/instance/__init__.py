@@ -1,0 +1,1 @@
+"""Tests of the Dagster instance: storage, launcher and run lanes."""
