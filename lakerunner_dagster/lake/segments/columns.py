@@ -75,6 +75,8 @@ FIXED_COLUMNS: Mapping[Signal, pa.Schema] = MappingProxyType(
                 ("chq_start_tsns", pa.int64()),
                 ("chq_rollup_sum_low", pa.float64()),  # what rounding took from the sum: see telemetry.metric_rows
                 (POINTS, pa.int64()),
+                ("chq_point_type", pa.string()),  # OTLP's own word, and the name as it came: see telemetry.metrics
+                ("chq_metric_name", pa.string()),
             ]
         ),
         Signal.TRACES: pa.schema(

@@ -166,12 +166,12 @@ class AttributeGroup:
 class AttributeColumns:
     """Columns of the rows, ordered by group and name; dictionaries hold no value twice, and maybe some unused.
 
-    ``overflow`` is a StringArray of JSON objects, NULL where a row has nothing in it. ``original_keys`` maps a column
-    to the attribute's key.
+    ``overflow``: JSON objects, NULL where a row has nothing in it. ``original_keys`` maps a column to the attribute's
+    key.
     """
 
     columns: dict[str, pa.DictionaryArray]
-    overflow: pa.StringArray
+    overflow: pa.DictionaryArray
     original_keys: dict[str, str]
 
 
@@ -255,17 +255,27 @@ def _column(group: AttributeGroup, key: int) -> pa.DictionaryArray:
 
 def _overflow(
     groups: Sequence[AttributeGroup], weights: Sequence[Ints | None], columns: Sequence[Sequence[int]]
-) -> pa.StringArray:
-    parts = [_overflow_part(*one) for one in zip(groups, weights, columns, strict=True)]
-    joined = parts[0]
-    for part in parts[1:]:
-        if part.null_count < len(part):
-            joined = pc.coalesce(pc.binary_join_element_wise(joined, part, ","), joined, part)
-    return enclosed("{", joined, "}")
+) -> pa.DictionaryArray:
+    """The objects are long and, but for the records' own part, few: each combination of parts is joined once."""
+    parts = [_overflow_part(*one).dictionary_encode() for one in zip(groups, weights, columns, strict=True)]
+    combination = np.zeros(1, np.int64)
+    for group, part in zip(groups, parts, strict=True):
+        codes = part.indices.fill_null(len(part.dictionary)).to_numpy()
+        rows = codes if group.rows is None else codes[group.rows]
+        combination = combination * (len(part.dictionary) + 1) + rows
+    combinations = pa.array(combination).dictionary_encode()
+    left = combinations.dictionary.to_numpy()
+    joined = pa.nulls(len(left), pa.string())
+    for part in reversed(parts):
+        left, codes = np.divmod(left, len(part.dictionary) + 1)
+        texts = part.dictionary.take(pa.array(codes, mask=codes == len(part.dictionary)))
+        joined = pc.coalesce(pc.binary_join_element_wise(texts, joined, ","), texts, joined)
+    objects = enclosed("{", joined, "}").dictionary_encode()
+    return pa.DictionaryArray.from_arrays(objects.indices.take(combinations.indices), objects.dictionary)
 
 
 def _overflow_part(group: AttributeGroup, weight: Ints | None, columns: Sequence[int]) -> pa.StringArray:
-    """``"group":{…}`` for each row, NULL where nothing of the group overflows."""
+    """``"group":{…}`` for each parent, NULL where nothing of it overflows."""
     attributes = group.attributes
     keyless = np.ones(len(attributes.keys), np.bool_)
     keyless[list(columns)] = False
@@ -275,12 +285,11 @@ def _overflow_part(group: AttributeGroup, weight: Ints | None, columns: Sequence
         outside &= (weight > 0)[attributes.parent]
     occurrences = np.flatnonzero(outside)
     if len(occurrences) == 0:
-        return pa.nulls(attributes.parents if group.rows is None else len(group.rows), pa.string())
+        return pa.nulls(attributes.parents, pa.string())
     parent, members = _members(attributes, occurrences)
     offsets = np.searchsorted(parent, np.arange(attributes.parents + 1)).astype(np.int32)
     objects = pc.binary_join(pa.ListArray.from_arrays(offsets, members, mask=pa.array(np.diff(offsets) == 0)), ",")
-    parts = enclosed(f'"{group.name}":{{', objects, "}")
-    return parts if group.rows is None else parts.take(pa.array(group.rows))
+    return enclosed(f'"{group.name}":{{', objects, "}")
 
 
 def _members(attributes: Attributes, occurrences: Ints) -> tuple[Ints, pa.StringArray]:

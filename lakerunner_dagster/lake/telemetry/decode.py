@@ -18,6 +18,7 @@ from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.segments.columns import FILE
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.logs import decode_logs
+from lakerunner_dagster.lake.telemetry.metrics import decode_metrics
 from lakerunner_dagster.lake.telemetry.traces import decode_traces
 from lakerunner_dagster.lake.telemetry.wire import validate
 
@@ -33,6 +34,7 @@ _Decoder = Callable[[Sequence["RawPayload"], "UUID", "Limits"], "Rows"]
 _DECODERS: Mapping[Signal, _Decoder] = MappingProxyType(
     {
         Signal.LOGS: decode_logs,
+        Signal.METRICS: decode_metrics,
         Signal.TRACES: decode_traces,
     }
 )

@@ -20,9 +20,9 @@ The rules, where OTLP leaves it open:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from lakerunner_dagster.lake.telemetry.sketch import MOST, Floats, Ints, Sketches, gathered, slots_of
 
@@ -37,8 +37,6 @@ _LEAST_EXPONENT, _GREATEST_EXPONENT = -1075.0, float(np.nextafter(1024.0, 0.0))
 
 _COARSEST, _FINEST = -12, 1100
 """Scales beyond these differ in no double: one bucket has them all, or all buckets are 1."""
-
-Words: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,11 @@ class Lists:
         """For each value, its place in its list."""
         return np.arange(len(self.values)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
 
+    def without(self, refused: npt.NDArray[np.bool_]) -> Lists:
+        """The lists, those of refused points empty."""
+        lengths = np.where(refused, 0, np.diff(self.offsets))
+        return Lists(np.concatenate(([0], np.cumsum(lengths))), self.values[~refused[self.owners()]])
+
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
@@ -104,7 +107,7 @@ class _Ranges:
             np.concatenate([part.counts for part in parts]),
         )
 
-    def where(self, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> _Ranges:
+    def where(self, chosen: npt.NDArray[np.bool_]) -> _Ranges:
         return _Ranges(self.owners[chosen], self.lows[chosen], self.highs[chosen], self.counts[chosen])
 
 

@@ -278,17 +278,18 @@ def _merged_sketches(
 
 def _least(texts: pa.Array, heads: Ints, places: Ints, groups: _Groups) -> pa.Array:
     """The text of each head row; the least one in a group of several that differ. ``places``: heads of the several."""
-    codes = _codes(texts)
-    grouped = codes[groups.rows]
-    if (grouped == np.repeat(grouped[groups.starts], groups.lengths())).all():
+    grouped = texts.take(pa.array(groups.rows))
+    codes = _codes(grouped)
+    if (codes == np.repeat(codes[groups.starts], groups.lengths())).all():
         return texts.take(pa.array(heads))
     encoded_texts = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
     by_rank = pc.sort_indices(encoded_texts.dictionary).to_numpy().astype(np.int64)
     ranks = np.empty(len(by_rank) + 1, np.int64)
     ranks[by_rank + 1] = np.arange(len(by_rank))
     ranks[0] = len(by_rank)  # NULL is the least of nothing but NULL
-    chosen = ranks[codes[heads]]
-    chosen[places] = np.minimum.reduceat(ranks[grouped], groups.starts)
+    codes = ranks[_codes(encoded_texts)]
+    chosen = codes[heads]
+    chosen[places] = np.minimum.reduceat(codes[groups.rows], groups.starts)
     indices = pa.array(chosen.astype(np.int32), mask=chosen == len(by_rank))
     return pa.DictionaryArray.from_arrays(indices, encoded_texts.dictionary.take(pa.array(by_rank)))
 
