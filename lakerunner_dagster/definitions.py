@@ -9,9 +9,11 @@ import dagster as dg
 
 from lakerunner_dagster.assets.raw import raw_asset
 from lakerunner_dagster.assets.segments import segment_asset
+from lakerunner_dagster.checks.standing import standing_checks
 from lakerunner_dagster.jobs.ingest import ingest_job
 from lakerunner_dagster.lake.signals import SIGNALS
 from lakerunner_dagster.resources.lake import LakeResource
+from lakerunner_dagster.sensors.boxer import boxer_sensor
 from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
 
 defs = dg.Definitions(
@@ -19,8 +21,10 @@ defs = dg.Definitions(
         *(raw_asset(spec) for spec in SIGNALS.values()),
         *(segment_asset(spec) for spec in SIGNALS.values()),
     ],
+    asset_checks=[standing_checks(spec) for spec in SIGNALS.values()],
     jobs=[ingest_job(spec) for spec in SIGNALS.values()],
     sensors=[
+        *(boxer_sensor(spec) for spec in SIGNALS.values()),
         *(dispatcher_sensor(spec) for spec in SIGNALS.values()),
     ],
     resources={"lake": LakeResource()},

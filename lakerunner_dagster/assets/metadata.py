@@ -13,9 +13,7 @@ import dagster as dg
 
 from lakerunner_dagster.lake.model import Segment
 from lakerunner_dagster.lake.runs.report import SetAside, Step
-
-SHOWN_ROWS = 100
-"""Longest table in one event: events are kept for years, and the rest is in lrdb."""
+from lakerunner_dagster.tables import table
 
 MS_PER_SECOND = 1000
 
@@ -70,32 +68,17 @@ def segments_metadata(segments: Sequence[Segment]) -> Metadata:
 
 def _segment_table(segments: Sequence[Segment]) -> dg.TableMetadataValue:
     """The segments by key: `lakerunner lineage KEY` tells which raw objects are in one."""
-    shown = sorted(segments, key=lambda segment: segment.key)[:SHOWN_ROWS]
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                {
-                    "key": segment.key,
-                    "rows": segment.record_count,
-                    "records": segment.records,
-                    "bytes": segment.file_size,
-                }
-            )
-            for segment in shown
-        ],
-        schema=_schema(key="string", rows="int", records="int", bytes="int"),
+    return table(
+        {"key": "string", "rows": "int", "records": "int", "bytes": "int"},
+        (
+            (segment.key, segment.record_count, segment.records, segment.file_size)
+            for segment in sorted(segments, key=lambda segment: segment.key)
+        ),
     )
 
 
 def _set_aside_table(set_aside: Sequence[SetAside]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord({"key": aside.raw.key, "state": str(aside.state), "why": aside.error_class})
-            for aside in set_aside[:SHOWN_ROWS]
-        ],
-        schema=_schema(key="string", state="string", why="string"),
+    return table(
+        {"key": "string", "state": "string", "why": "string"},
+        ((aside.raw.key, str(aside.state), aside.error_class) for aside in set_aside),
     )
-
-
-def _schema(**columns: str) -> dg.TableSchema:
-    return dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])

@@ -116,3 +116,6 @@ class Settings(BaseSettings):
     )
     sensor_interval_seconds: Annotated[int, Field(gt=0, description="Shortest time between two ticks of a sensor.")] = 5
     active_runs: Annotated[int, Field(gt=0, description="Ingest runs of one signal that may be queued or running.")] = 4
+    freshness_seconds: Annotated[
+        float, Field(gt=0, description="Longest wait of a raw object before the freshness check fails, in seconds.")
+    ] = 300.0

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
+from lakerunner_dagster.checks.standing import evaluations
 from lakerunner_dagster.lake.lrdb.intake import Observed
 from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.signals import SignalSpec
@@ -29,7 +30,8 @@ def boxer_sensor(spec: SignalSpec) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Hears of new raw objects (`{spec.notification_topic}`), writes them to lrdb, and closes the boxes that "
-            f"are full or old enough. Shows days and sources with new objects on `{spec.raw_asset}`."
+            f"are full or old enough. Shows days and sources with new objects on `{spec.raw_asset}`, and evaluates the "
+            f"standing checks of `{spec.segment_asset}` every five minutes."
         ),
     )
     def boxer(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -39,11 +41,13 @@ def boxer_sensor(spec: SignalSpec) -> dg.SensorDefinition:
             report = tick.run(now_ms, time.monotonic() + kept.lake.settings.tick_seconds)
         observations = Observations.of_cursor(context.cursor).with_observed(_by_partition(report))
         due = observations.due(now_ms)
+        check_due = observations.check_due(now_ms)
+        observations = observations.told(now_ms)
         return dg.SensorResult(
             skip_reason=_summary(report),  # a boxer never asks for a run: this is what the UI shows of a tick
-            asset_events=list(_raw_events(spec, due)),
+            asset_events=[*_raw_events(spec, due), *(evaluations(kept.lake, spec) if check_due else [])],
             dynamic_partitions_requests=new_sources(context.instance, {DaySource.of(key).source_key for key in due}),
-            cursor=observations.told(now_ms).cursor,
+            cursor=(observations.checked(now_ms) if check_due else observations).cursor,
         )
 
     return boxer

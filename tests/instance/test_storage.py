@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -21,7 +20,7 @@ DEAD_URL = "postgresql+psycopg2://nobody:secret@127.0.0.1:9/none"
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the project's dagster.yaml and no .env."""
     (tmp_path / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
     monkeypatch.chdir(tmp_path)
