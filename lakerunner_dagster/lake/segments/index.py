@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 STREAM_FIELDS = ("resource_customer_domain", "resource_service_name")
 """Columns that may tell log streams apart (contract): the first that holds a value in the segment does."""
 
-METRIC_TYPES: Mapping[str, int] = {"gauge": 1, "count": 2, "histogram": 3}
-"""``chq_metric_type`` to the number in ``metric_types`` (contract). 4 and 5, exponential histogram and summary, are
-rows of type ``histogram`` too, and read as such."""
+METRIC_TYPES: Mapping[str, int] = MappingProxyType(
+    {"gauge": 1, "sum": 2, "histogram": 3, "exponential_histogram": 4, "summary": 5}
+)
+"""``chq_point_type`` to the number in ``metric_types`` (contract)."""
 
 _LISTED_BYTES = 2048  # PostgreSQL refuses a row of which an entry of a GIN index passes 2.7 kB
 
@@ -64,10 +65,10 @@ def _stream_fields(table: pa.Table) -> ContentFields:
 
 def _metric_fields(table: pa.Table) -> ContentFields:
     """A name that has points of several types is listed once, with the least of their numbers."""
-    pairs = pa.table({name: _plain(table.column(name)) for name in ("metric_name", "chq_metric_type")})
+    pairs = pa.table({name: _plain(table.column(name)) for name in ("metric_name", "chq_point_type")})
     types: dict[str, int] = {}
     for pair in pairs.group_by(pairs.column_names).aggregate([]).to_pylist():
-        name, number = _listed(pair["metric_name"]), METRIC_TYPES[pair["chq_metric_type"]]
+        name, number = _listed(pair["metric_name"]), METRIC_TYPES[pair["chq_point_type"]]
         types[name] = min(number, types.get(name, number))
     names = sorted(types)
     return {

@@ -63,7 +63,7 @@ def test_streams_are_domains_where_there_are_any_else_services(
 )
 def test_names_that_postgresql_cannot_hold_do_not_stop_a_box(name: str, listed: str) -> None:
     assert content(Signal.LOGS, resource_service_name=[name])["stream_ids"] == (listed,)
-    metrics = content(Signal.METRICS, metric_name=[name], chq_metric_type=["count"], chq_rollup_count=[1.0])
+    metrics = content(Signal.METRICS, metric_name=[name], chq_point_type=["sum"], chq_rollup_count=[1.0])
     assert (metrics["metric_names"], metrics["metric_types"]) == ((listed,), (2,))
 
 
@@ -71,21 +71,21 @@ def test_metric_names_are_sorted_and_types_go_with_them() -> None:
     fields = content(
         Signal.METRICS,
         metric_name=["z", "a", "m", "a", "é", "m"],
-        chq_metric_type=["gauge", "count", "histogram", "count", "gauge", "histogram"],
+        chq_point_type=["gauge", "sum", "exponential_histogram", "sum", "summary", "exponential_histogram"],
         chq_rollup_count=[1.0, 2.0, 3.5, None, 0.0, 1.0],
     )
     assert fields == {
         "rollup_count": 7.5,
         "metric_names": ("a", "m", "z", "é"),
-        "metric_types": (2, 3, 1, 1),
+        "metric_types": (2, 4, 1, 5),
     }
 
 
 def test_a_name_of_two_types_is_listed_once_in_whatever_order_rows_come() -> None:
-    kinds = ["histogram", "count", "gauge"]
+    kinds = ["summary", "histogram", "sum"]
     for order in (kinds, kinds[::-1]):
-        fields = content(Signal.METRICS, metric_name=["m"] * 3, chq_metric_type=order, chq_rollup_count=[1.0] * 3)
-        assert (fields["metric_names"], fields["metric_types"]) == (("m",), (1,))
+        fields = content(Signal.METRICS, metric_name=["m"] * 3, chq_point_type=order, chq_rollup_count=[1.0] * 3)
+        assert (fields["metric_names"], fields["metric_types"]) == (("m",), (2,))
 
 
 def test_spans_have_no_fields_of_their_own() -> None:
