@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from lakerunner_dagster.lake.telemetry.raw import IDENTITY_DIGITS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
     from lakerunner_dagster.lake.signals import Signal
 
-IDENTITY_DIGITS = 24
 _POSITIVE_INT64 = (1 << 63) - 1
 
 
 def raw_identity(bucket: str, key: str, etag: str) -> str:
-    """24 hex digits that stand for one version of a raw object; every chq_id of its records begins with them."""
+    """Hex digits that stand for one version of a raw object; every chq_id of its records begins with them."""
     return xxhash.xxh3_128_hexdigest(f"{bucket}\0{key}\0{etag}".encode())[:IDENTITY_DIGITS]
 
 
