@@ -10,7 +10,9 @@ may follow, zlib decides, in bounded steps.
 from __future__ import annotations
 
 import zlib
-from typing import NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import deflate
 import zstandard
@@ -19,11 +21,38 @@ from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.settings import Limits, MiB
 
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
 _GZIP_MEMBER = b"\x1f\x8b\x08"
 _GZIP_MINIMUM = 18
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_STEP = 1024
-"""Stored bytes of zstd taken in one step: four of them can stand for 128 KiB, so a step yields at most 32 MiB."""
+_MOST_MEMBERS = 65_536
+"""Members or frames in one object: each costs time, however little it holds."""
+
+
+class _Member(Protocol):
+    """A decompressor of one gzip member or zstd frame."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A format in bounded steps of ``step`` stored bytes, none of which yields more than 32 MiB."""
+
+    name: str
+    step: int
+    member: Callable[[], _Member]
+    error: type[Exception]
+
+
+_GZIP = _Format("gzip", 16_384, lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), zlib.error)
+_ZSTD = _Format("zstd", 1024, lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError)
 
 
 def decompress(data: bytes, key: str, limits: Limits) -> bytes:
@@ -43,9 +72,9 @@ def decompress(data: bytes, key: str, limits: Limits) -> bytes:
         )
     allowed = min(limits.decompressed_bytes, max(MiB, limits.decompression_ratio * len(data)))
     if data.startswith(GZIP_MAGIC):
-        return _by_libdeflate(data, allowed) or _by_zlib(data, key, allowed)
+        return _by_libdeflate(data, allowed) or _by_steps(data, key, allowed, _GZIP)
     if data.startswith(ZSTD_MAGIC):
-        return _by_zstd(data, key, allowed)
+        return _by_steps(data, key, allowed, _ZSTD)
     if len(data) > limits.decompressed_bytes:
         raise InputError(
             "object_too_large",
@@ -67,57 +96,35 @@ def _by_libdeflate(data: bytes, allowed: int) -> bytes | None:
     return bytes(content) if len(content) == stated else None
 
 
-def _by_zlib(data: bytes, key: str, allowed: int) -> bytes:
-    """The content of all members; zero bytes after the last are padding, as for gzip."""
+def _by_steps(data: bytes, key: str, allowed: int, form: _Format) -> bytes:
+    """The content of all members; zero bytes after the last one of gzip are padding."""
     content = bytearray()
-    rest = data
-    while rest.strip(b"\0"):
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            content += member.decompress(rest, allowed + 1 - len(content))
-        except zlib.error as error:
-            raise InputError(
-                "corrupt_gzip", f"{key}: {len(data)} bytes that open as gzip are none ({error}); send the object again"
-            ) from error
-        if len(content) > allowed:
-            _refuse_bomb(key, len(data), allowed)
-        if not member.eof:
-            raise InputError(
-                "truncated_gzip",
-                f"{key}: its {len(data)} bytes of gzip end in the middle; send the object again, whole",
-            )
-        rest = member.unused_data
-    return bytes(content)
-
-
-def _by_zstd(data: bytes, key: str, allowed: int) -> bytes:
-    """The content of all frames."""
-    content = bytearray()
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    position = 0
+    position = members = 0
+    member: _Member | None = None
     while position < len(data):
-        step = data[position : position + _ZSTD_STEP]
+        if member is None or member.eof:
+            if members and form is _GZIP and data[position] == 0 and not data[position:].strip(b"\0"):
+                break
+            member, members = form.member(), members + 1
+        step = data[position : position + form.step]
         try:
-            content += frame.decompress(step)
-        except zstandard.ZstdError as error:
+            content += member.decompress(step)
+        except form.error as error:
             raise InputError(
-                "corrupt_zstd", f"{key}: {len(data)} bytes that open as zstd are none ({error}); send the object again"
+                f"corrupt_{form.name}",
+                f"{key}: {len(data)} bytes that open as {form.name} are none ({error}); send the object again",
             ) from error
-        if len(content) > allowed:
-            _refuse_bomb(key, len(data), allowed)
-        position += len(step) - len(frame.unused_data)
-        if frame.eof and position < len(data):
-            frame = zstandard.ZstdDecompressor().decompressobj()
-    if not frame.eof:
+        if len(content) > allowed or members > _MOST_MEMBERS:
+            raise InputError(
+                "decompression_bomb",
+                f"{key}: its {len(data)} stored bytes hold more than the {allowed} that may come of them, or more than "
+                f"{_MOST_MEMBERS} members; where that is meant, raise LAKERUNNER_LIMIT_DECOMPRESSION_RATIO or "
+                "LAKERUNNER_LIMIT_DECOMPRESSED_BYTES",
+            )
+        position += len(step) - len(member.unused_data)
+    if member is None or not member.eof:
         raise InputError(
-            "truncated_zstd", f"{key}: its {len(data)} bytes of zstd end in the middle; send the object again, whole"
+            f"truncated_{form.name}",
+            f"{key}: its {len(data)} bytes of {form.name} end in the middle; send the object again, whole",
         )
     return bytes(content)
-
-
-def _refuse_bomb(key: str, stored: int, allowed: int) -> NoReturn:
-    raise InputError(
-        "decompression_bomb",
-        f"{key}: its {stored} stored bytes hold more than the {allowed} that may come of them; where that is meant, "
-        "raise LAKERUNNER_LIMIT_DECOMPRESSION_RATIO or LAKERUNNER_LIMIT_DECOMPRESSED_BYTES",
-    )
