@@ -35,11 +35,24 @@ def migrate(url: str) -> list[str]:
         raise LakeDatabaseUnavailable(f"lrdb cannot be migrated: {error}; start PostgreSQL, then try again") from error
 
 
-def _apply_all(url: str) -> list[str]:
+def pending_migrations(url: str) -> list[str]:
+    """The names of the migrations that are not applied yet."""
+    try:
+        with _backend(url) as backend:
+            return [migration.id for migration in backend.to_apply(read_migrations(str(MIGRATIONS)))]
+    except psycopg.OperationalError as error:
+        raise LakeDatabaseUnavailable(f"lrdb's schema cannot be read: {error}; start PostgreSQL first") from error
+
+
+def _backend(url: str) -> PostgresqlPsycopgBackend:
     # libpq reads the connection string, so that whatever connects elsewhere connects here.
     parameters = conninfo_to_dict(url)
     place = DatabaseURI("postgresql+psycopg", None, None, None, None, parameters.pop("dbname", None), parameters)
-    with PostgresqlPsycopgBackend(place, "lrdb_migrations") as backend:
+    return PostgresqlPsycopgBackend(place, "lrdb_migrations")
+
+
+def _apply_all(url: str) -> list[str]:
+    with _backend(url) as backend:
         backend.init_database()
         backend.break_lock()  # under our lock nobody else is at work: a row of the library's lock is a dead one's
         migrations = backend.to_apply(read_migrations(str(MIGRATIONS)))

@@ -15,7 +15,6 @@ from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
 from lakerunner_dagster.lake.store import Store
 
-
 CONNECTIONS = 4
 """Most connections of one process to lrdb: its transaction, a heartbeat, a look-up, and one to spare."""
 
@@ -55,20 +54,20 @@ class Lake:
         self.lrdb.close()
 
 
+def lrdb_url(settings: Settings) -> str:
+    """URL of lrdb (``postgresql://…``); ConfigurationError where none is set."""
+    if settings.database_url is None:
+        raise _unset("LAKERUNNER_DATABASE_URL")
+    return settings.database_url.get_secret_value()
+
+
 def open_lake(settings: Settings) -> Lake:
     """The lake of these settings; ConfigurationError where they name no database or no Kafka."""
-    if settings.database_url is None or settings.kafka_bootstrap_servers is None:
-        unset = "LAKERUNNER_DATABASE_URL" if settings.database_url is None else "LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS"
-        raise ConfigurationError(
-            f"{unset} is not set: run `lakerunner services up`, which writes it into .env, or name your own server"
-        )
-    return _open(settings, settings.database_url.get_secret_value(), settings.kafka_bootstrap_servers)
-
-
-def _open(settings: Settings, database_url: str, bootstrap_servers: str) -> Lake:
-    lrdb = Lrdb(database_url, min_size=1, max_size=CONNECTIONS)
+    if settings.kafka_bootstrap_servers is None:
+        raise _unset("LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS")
+    lrdb = Lrdb(lrdb_url(settings), min_size=1, max_size=CONNECTIONS)
     bus = Bus(
-        bootstrap_servers,
+        settings.kafka_bootstrap_servers,
         prefix=settings.kafka_topic_prefix,
         options=settings.kafka_options,
         partitions=settings.kafka_partitions,
@@ -76,3 +75,9 @@ def _open(settings: Settings, database_url: str, bootstrap_servers: str) -> Lake
         retention_hours=settings.kafka_retention_hours,
     )
     return Lake(settings=settings, limits=Limits(), policy=BoxPolicy(), lrdb=lrdb, bus=bus, stores=Stores(lrdb))
+
+
+def _unset(variable: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{variable} is not set: run `lakerunner services up`, which writes it into .env, or name your own server"
+    )

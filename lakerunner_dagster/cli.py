@@ -1,0 +1,45 @@
+"""``lakerunner``: the command line.
+
+What belongs here: which commands there are, and what an error looks like. What does not: the commands (``commands``).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from lakerunner_dagster.commands import lrdb, notify, organization, quarantine, services
+from lakerunner_dagster.commands.dev import dev
+from lakerunner_dagster.commands.doctor import doctor
+from lakerunner_dagster.commands.lineage import show_lineage
+from lakerunner_dagster.commands.status import show_status
+from lakerunner_dagster.lake.errors import LakeError
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="The OpenTelemetry lake: run it, look into it, trust it."
+)
+app.command()(dev)
+app.command("status")(show_status)
+app.command("lineage")(show_lineage)
+app.command()(doctor)
+app.add_typer(services.app, name="services")
+app.add_typer(notify.app, name="notify")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(organization.app, name="organization")
+app.add_typer(lrdb.app, name="lrdb")
+
+
+def main() -> None:
+    """Run a command; an error of the lake is one message and exit code 1, no trace."""
+    try:
+        app()
+    except LakeError as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

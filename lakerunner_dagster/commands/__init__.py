@@ -1,0 +1,1 @@
+"""What ``lakerunner`` can be told, a module for each noun; ``cli`` puts them together."""

@@ -1,0 +1,105 @@
+"""``lakerunner dev``: what a person sees of a running platform, and when a run ``--once`` counts as whole.
+
+What belongs here: the loop that feeds, watches and shows. What does not: starting and stopping (``local.dev``).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from lakerunner_dagster.commands.session import console
+from lakerunner_dagster.commands.status import status_table
+from lakerunner_dagster.lake.errors import WorkIncomplete
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.local.demo import ORGANIZATIONS
+from lakerunner_dagster.local.dev import DemoFeed, platform
+from lakerunner_dagster.local.errors import ServiceFailed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lakerunner_dagster.local.demo import DemoFile
+    from lakerunner_dagster.local.dev import Platform
+
+LOOK_SECONDS = 1.0
+ONCE_FILES = 3
+"""So many files of each signal and organization are fed by ``--once``: more than one, so that boxes hold several."""
+
+
+def dev(
+    once: Annotated[bool, typer.Option("--once", help="Feed a little, wait until it is queryable, and end.")] = False,
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI; a free one if it is taken.")] = 3000,
+    every: Annotated[float, typer.Option(help="Seconds between files of demo traffic; 0 feeds none.", min=0)] = 30.0,
+    timeout: Annotated[float, typer.Option(help="With --once: the longest wait, in seconds.", min=1)] = 300.0,
+) -> None:
+    """Run everything on this machine, with demo traffic, until Ctrl-C."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    with platform(Settings(), port, lambda what: console.print(f"{what} …")) as running:
+        if once:
+            _once(running, stop, timeout)
+        else:
+            _until_stopped(running, stop, every)
+            console.print("stopping …")
+
+
+def _until_stopped(running: Platform, stop: threading.Event, every: float) -> None:
+    feed = DemoFeed(running.store, _now_ms() - int(every * 1000))
+    next_feed = time.monotonic()
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while not stop.is_set():
+            if every and time.monotonic() >= next_feed:
+                feed.feed(_now_ms())
+                next_feed += every
+            _require_running(running)
+            live.update(_view(running), refresh=True)
+            stop.wait(LOOK_SECONDS)
+
+
+def _once(running: Platform, stop: threading.Event, timeout: float) -> None:
+    now_ms = _now_ms()
+    feed = DemoFeed(running.store, now_ms - ONCE_FILES * 10_000)
+    fed: list[DemoFile] = []
+    for file in range(ONCE_FILES):
+        fed += feed.feed(now_ms - (ONCE_FILES - 1 - file) * 10_000)
+    console.print(f"fed {len(fed)} files with {sum(file.records for file in fed):,} records; Dagster: {running.ui_url}")
+    deadline = time.monotonic() + timeout
+    while unfinished := running.unfinished(fed):
+        _require_running(running)
+        if stop.is_set() or time.monotonic() > deadline:
+            console.print(status_table(running.status()))
+            why = "stopped" if stop.is_set() else f"not queryable after {timeout:g} s"
+            raise WorkIncomplete("\n".join([f"{why}: {len(unfinished)} of {len(fed)} files", *unfinished]))
+        stop.wait(LOOK_SECONDS)
+    console.print(status_table(running.status()))
+    console.print(f"all {len(fed)} files are queryable")
+
+
+def _view(running: Platform) -> RenderableType:
+    example = ORGANIZATIONS[0]
+    return Group(
+        Text.from_markup(f"Dagster's UI    [bold]{running.ui_url}[/]"),
+        Text.from_markup(f"notifications   [bold]{running.http_url}[/]  (POST object-created events)"),
+        Text(f"drop files in   {running.bucket_directory}/otel-raw/{example.organization_id}/edge/logs/"),
+        status_table(running.status()),
+        Text("Ctrl-C stops everything; what is there stays.", style="dim"),
+    )
+
+
+def _require_running(running: Platform) -> None:
+    failure = running.failure()
+    if failure is not None:
+        raise ServiceFailed(failure)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

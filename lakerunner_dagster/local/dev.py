@@ -1,0 +1,220 @@
+"""``lakerunner dev``: the whole platform on one machine, from the services to the table of what arrives.
+
+What belongs here: which processes there are, in which order, and when a first run counts as whole. What does not: how
+they work, and how the table looks (``commands.dev``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lakerunner_dagster
+from lakerunner_dagster.lake.lrdb import lineage, profiles, status
+from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.lrdb.migrate import migrate
+from lakerunner_dagster.lake.model import RawState
+from lakerunner_dagster.lake.runs.context import lrdb_url
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.lake.store import BucketConfiguration, Store
+from lakerunner_dagster.local.demo import ORGANIZATIONS, DemoFile, DemoTraffic
+from lakerunner_dagster.local.errors import ServiceFailed
+from lakerunner_dagster.local.processes import Children
+from lakerunner_dagster.local.services import LocalServices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lakerunner_dagster.lake.lrdb.connection import Conn
+    from lakerunner_dagster.lake.lrdb.status import SourceStatus
+
+DEMO_BUCKET = "local"
+STARTS_WITHIN_SECONDS = 120.0
+POLL_SECONDS = 0.2
+
+DEV_DEFAULTS = {
+    "LAKERUNNER_BOX_AGE_SECONDS": "5",
+    # glibc gives large buffers back to the system after each box, and page faults are then a fifth of a run's time.
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+"""What the processes of ``dev`` get where the environment says nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A running platform: where its parts are, and what can be asked of them."""
+
+    bucket_directory: Path
+    ui_url: str
+    http_url: str
+    services: LocalServices
+    children: Children
+    lrdb: Lrdb
+    store: Store
+
+    def failure(self) -> str | None:
+        """Which part has ended by itself, and what it said last; None while everything runs."""
+        return _failure(self.services, self.children)
+
+    def status(self) -> list[SourceStatus]:
+        """The state of every source."""
+        with self.lrdb.snapshot() as conn:
+            return status.status(conn)
+
+    def unfinished(self, files: Sequence[DemoFile]) -> list[str]:
+        """What is not queryable yet of these files, a sentence each: empty when every record is in a segment."""
+        with self.lrdb.snapshot() as conn:
+            return [sentence for file in files if (sentence := _unfinished(conn, file))]
+
+
+@contextmanager
+def platform(settings: Settings, ui_port: int, on_progress: Callable[[str], None]) -> Iterator[Platform]:
+    """Everything, started in the order in which the parts need each other, and stopped when the block ends.
+
+    A port that is taken (or 0) gives way to a free one. Raises AlreadyRunning or ServiceFailed, all stopped again.
+    """
+    with ExitStack() as stack:
+        on_progress("starting PostgreSQL and Kafka")
+        services = LocalServices(settings)
+        running = services.start()
+        stack.callback(services.stop)
+        os.environ.update(running.env)
+        for name, value in DEV_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        settings = Settings()
+        on_progress("migrating lrdb")
+        prepare_lrdb(settings, running.bucket)
+        lrdb = stack.enter_context(Lrdb(lrdb_url(settings), max_size=2))
+        ui_port, http_port = free_port(ui_port), free_port(settings.http_port)
+        children = Children(
+            settings.home.absolute() / "logs",
+            {"DAGSTER_HOME": str(_dagster_home(settings)), "LAKERUNNER_HTTP_PORT": str(http_port)},
+        )
+        stack.callback(children.stop)
+        on_progress("starting Dagster and the adapters")
+        _start(children, ui_port)
+        started = Platform(
+            bucket_directory=running.bucket,
+            ui_url=f"http://127.0.0.1:{ui_port}",
+            http_url=f"http://127.0.0.1:{http_port}",
+            services=services,
+            children=children,
+            lrdb=lrdb,
+            store=Store.open(local_bucket(running.bucket)),
+        )
+        _wait_for(started, "the HTTP adapter", f"{started.http_url}/healthz")
+        _wait_for(started, "Dagster's UI", f"{started.ui_url}/server_info")
+        yield started
+
+
+def _failure(services: LocalServices, children: Children) -> str | None:
+    ended = children.ended()
+    if ended is not None:
+        return f"{ended.name} has ended (exit code {ended.process.returncode}), see {ended.log}:\n{ended.tail()}"
+    return services.failure()
+
+
+def _unfinished(conn: Conn, file: DemoFile) -> str | None:
+    states = [known.state for known in lineage.raw_objects_at(conn, file.key, DEMO_BUCKET)]
+    links = lineage.segments_of_raw(conn, file.key, DEMO_BUCKET)
+    records = sum(link.records or 0 for link in links if link.segment.published)
+    if states == [RawState.INGESTED] and records == file.records:
+        return None
+    state = ", ".join(states) or "not notified"
+    return f"{file.key}: {state}; {records} of {file.records} records in published segments"
+
+
+def prepare_lrdb(settings: Settings, bucket: Path) -> None:
+    """Migrate lrdb, and register the local bucket and the demo's organizations in it; twice does no harm."""
+    url = lrdb_url(settings)
+    migrate(url)
+    with Lrdb(url, max_size=1) as lrdb, lrdb.transaction() as conn:
+        profiles.put_bucket(conn, local_bucket(bucket))
+        known = {organization.organization_id for organization in profiles.organizations(conn)}
+        for organization in ORGANIZATIONS:
+            if organization.organization_id not in known:
+                profiles.add_organization(conn, organization.name, organization.organization_id)
+
+
+def local_bucket(directory: Path) -> BucketConfiguration:
+    """The bucket of the embedded services."""
+    return BucketConfiguration(DEMO_BUCKET, "file", endpoint=str(directory))
+
+
+def _dagster_home(settings: Settings) -> Path:
+    """Where Dagster keeps what stands in no database (the output of runs), with the project's dagster.yaml in it."""
+    home = settings.home.absolute() / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(lakerunner_dagster.__file__).parents[1] / "dagster.yaml", home / "dagster.yaml")
+    return home
+
+
+def _start(children: Children, ui_port: int) -> None:
+    notify = [sys.executable, "-m", "lakerunner_dagster.cli", "notify"]
+    children.start("notify-directory", [*notify, "directory", DEMO_BUCKET])
+    children.start("notify-http", [*notify, "http"])
+    dagster = [sys.executable, "-m", "dagster", "dev", "-m", "lakerunner_dagster.definitions"]
+    children.start("dagster", [*dagster, "-h", "127.0.0.1", "-p", str(ui_port)])
+
+
+def _wait_for(started: Platform, what: str, url: str) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+    while not _answers(url):
+        failure = started.failure()
+        if failure or time.monotonic() > deadline:
+            raise ServiceFailed(failure or f"{what} did not answer at {url} within {STARTS_WITHIN_SECONDS:g} s")
+        time.sleep(POLL_SECONDS)
+
+
+class DemoFeed:
+    """Demo traffic of every demo organization, from one call to the next."""
+
+    def __init__(self, store: Store, now_ms: int) -> None:
+        self._store = store
+        self._fed_to_ms = now_ms
+        self._traffic = [
+            DemoTraffic(organization, collector, seed=now_ms)
+            for organization in ORGANIZATIONS
+            for collector in organization.collectors
+        ]
+
+    def feed(self, to_ms: int) -> list[DemoFile]:
+        """Store the files that tell of the time since the last call, up to ``to_ms`` (epoch ms)."""
+        files = [file for traffic in self._traffic for file in traffic.files(self._fed_to_ms, to_ms)]
+        for file in files:
+            self._store.put(file.key, file.data)
+        self._fed_to_ms = to_ms
+        return files
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310  # a loopback address of ours
+            return bool(response.status == HTTPStatus.OK)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def free_port(wanted: int) -> int:
+    """``wanted`` where it is free on loopback, else a free one."""
+    for port in (wanted, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServiceFailed("no free port on 127.0.0.1: stop something that listens there")
