@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.plain_loop.logs import log_rows
+from bench.plain_loop.metrics import point_rows
 from bench.plain_loop.traces import span_rows
 from lakerunner_dagster.lake.signals import Signal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOOPS = {
     Signal.LOGS: log_rows,
+    Signal.METRICS: point_rows,
     Signal.TRACES: span_rows,
 }
 

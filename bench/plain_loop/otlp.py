@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
@@ -156,8 +156,13 @@ def lay_out(
     limit: int,
     reserved: Iterable[str] = (),
     pinned: Iterable[str] = (),
+    *,
+    eligible: Mapping[str, Collection[str]] | None = None,
 ) -> None:
-    """Gives each row its attribute columns and its overflow, in place. ``groups``: each row's attributes by group."""
+    """Gives each row its attribute columns and its overflow, in place. ``groups``: each row's attributes by group.
+
+    ``eligible``: the only columns of those groups that it names.
+    """
     used = Counter(
         (group, key) for row in groups for group, attributes in row.items() for key in {key for key, _ in attributes}
     )
@@ -165,8 +170,8 @@ def lay_out(
     taken = set(reserved)
     for group, key in sorted(used):
         name = column_name(group, key)
-        eligible = not key.startswith("_") and "\0" not in key and len(key.encode()) <= LONGEST_COLUMN_KEY
-        if eligible and name not in taken:
+        barred = key.startswith("_") or "\0" in key or len(key.encode()) > LONGEST_COLUMN_KEY
+        if not barred and name not in taken and name in (eligible or {}).get(group, [name]):
             taken.add(name)
             names[group, key] = name
     by_rank = sorted(names, key=lambda one: (names[one] not in set(pinned), -used[one], names[one]))
