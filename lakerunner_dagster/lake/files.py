@@ -87,6 +87,8 @@ class PlainFiles:
         """
         if prefix:
             self.admit(prefix)
+        if not self.root.is_dir():
+            raise StoreUnavailable(f"directory {self.root} of a local bucket is gone: mount it again")
         unreadable: list[str] = []
         # A stack of keys, directories ending in "/": in the order of the whole key, "a-b" comes before "a/b".
         waiting = [f"{prefix}/" if prefix else ""]

@@ -27,7 +27,9 @@ Json = dict[str, Any]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-BIGGEST_SIZE = 2**63 - 1
+BIGGEST_SIZE = 2**62
+"""What a notification may carry (``lrdb.intake``)."""
+
 ETAG_BYTES = 256
 TIME_CHARACTERS = 64
 """Longer texts are no times: not worth a parser's while."""

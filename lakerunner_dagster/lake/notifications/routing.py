@@ -17,6 +17,8 @@ from lakerunner_dagster.lake.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
+
 SEGMENT_PREFIX = "db/"
 """Where segments stand: what is created there is our own work, not input."""
 
@@ -37,14 +39,6 @@ class Route:
     signal: Signal
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixMapping:
-    """A row of a storage profile: keys that begin with ``path_prefix`` take this route."""
-
-    path_prefix: str
-    route: Route
-
-
 def uninteresting(key: str) -> str | None:
     """Why an object of this key is none of ours to ingest, in one word; None when it is."""
     if key.endswith("/"):
@@ -57,11 +51,11 @@ def uninteresting(key: str) -> str | None:
 def route(key: str, mappings: Iterable[PrefixMapping]) -> Route:
     """The route of an object key, with the prefix mappings of its bucket.
 
-    InputError: ``bad_collector``, ``no_signal`` or ``no_route``.
+    InputError: ``bad_collector_name``, ``no_signal`` or ``no_route``.
     """
     match key.split("/"):
         case ["otel-raw", organization, collector, *rest] if ORGANIZATION.fullmatch(organization):
-            found = Route(UUID(organization), collector, _signal_in_key(key, rest))
+            found = Route(UUID(organization), collector, _signal_in_key(rest))
         case _:
             found = _mapped_route(key, mappings)
     check_collector(found.collector)
@@ -69,21 +63,21 @@ def route(key: str, mappings: Iterable[PrefixMapping]) -> Route:
 
 
 def check_collector(collector: str) -> None:
-    """InputError ``bad_collector`` unless the name can stand in object keys and partition keys."""
+    """InputError ``bad_collector_name`` unless the name can stand in object keys and partition keys."""
     if not COLLECTOR.fullmatch(collector):
         raise InputError(
-            "bad_collector",
+            "bad_collector_name",
             f"collector {collector[:200]!a} is no name for one: use letters, digits, '.', '_' and '-', at most 64 of "
             "them, a letter or digit first, and never '...'",
         )
 
 
-def _signal_in_key(key: str, rest: Sequence[str]) -> Signal:
+def _signal_in_key(rest: Sequence[str]) -> Signal:
     signal = _signal(rest)
     if signal is None:
         raise InputError(
             "no_signal",
-            f"object key {key!a} does not tell its signal: put logs/, metrics/ or traces/ after the collector, "
+            "the key does not tell a signal: put logs/, metrics/ or traces/ after the collector, "
             "or begin the file's name with logs_, metrics_ or traces_",
         )
     return signal
@@ -99,14 +93,18 @@ def _mapped_route(key: str, mappings: Iterable[PrefixMapping]) -> Route:
     """The longest matching prefix decides; where it is mapped for several signals, the key's own signal among them."""
     matching = [mapping for mapping in mappings if key.startswith(mapping.path_prefix)]
     longest = max((len(mapping.path_prefix) for mapping in matching), default=0)
-    routes = [mapping.route for mapping in matching if len(mapping.path_prefix) == longest]
+    routes = [
+        Route(mapping.organization_id, mapping.collector, mapping.signal)
+        for mapping in matching
+        if len(mapping.path_prefix) == longest
+    ]
     if len(routes) > 1:
         signal = _signal([element.removesuffix("-raw") for element in key.split("/")])
         routes = [candidate for candidate in routes if candidate.signal == signal]
     if len(routes) != 1:
         raise InputError(
             "no_route",
-            f"object key {key!a} is neither below otel-raw/{{organization id}}/{{collector}}/ nor below exactly one "
-            "mapped prefix of its bucket: add a prefix mapping to the storage profile, then replay the dead letter",
+            "the key is neither below otel-raw/{organization id}/{collector}/ nor below a mapped prefix of its bucket "
+            "(one for its signal, where several have the prefix): add a prefix mapping to the storage profile",
         )
     return routes[0]

@@ -9,11 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakerunner_dagster.lake.errors import InputError
-from lakerunner_dagster.lake.notifications.routing import PrefixMapping, Route, route, uninteresting
+from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
+from lakerunner_dagster.lake.notifications.routing import Route, route, uninteresting
 from lakerunner_dagster.lake.signals import Signal
 
 ONE = UUID("9f1c7e0a-1f5b-4a8e-9a43-5f3f6d2b7c11")
 TWO = UUID("00000000-0000-4000-8000-000000000002")
+
+
+def mapped(prefix: str, organization_id: UUID, collector: str, signal: Signal) -> PrefixMapping:
+    return PrefixMapping("lake", prefix, signal, organization_id, collector)
 
 
 def refusal(key: str, mappings: list[PrefixMapping] | None = None) -> str:
@@ -75,7 +80,7 @@ def test_collectors_that_can_be_a_key_are_taken(collector: str) -> None:
     ],
 )
 def test_collectors_that_would_break_a_key_are_refused(collector: str) -> None:
-    assert refusal(f"otel-raw/{ONE}/{collector}/logs/x") == "bad_collector"
+    assert refusal(f"otel-raw/{ONE}/{collector}/logs/x") == "bad_collector_name"
 
 
 def test_an_organization_in_capitals_is_the_same_organization() -> None:
@@ -105,12 +110,12 @@ def test_other_keys_need_a_mapping(key: str) -> None:
 
 
 def test_the_longest_mapped_prefix_decides() -> None:
-    short = PrefixMapping("logs-raw/", Route(ONE, "all", Signal.LOGS))
-    long = PrefixMapping("logs-raw/eu/", Route(TWO, "eu", Signal.LOGS))
-    other = PrefixMapping("metrics-raw/eu/berlin/", Route(TWO, "eu", Signal.METRICS))
+    short = mapped("logs-raw/", ONE, "all", Signal.LOGS)
+    long = mapped("logs-raw/eu/", TWO, "eu", Signal.LOGS)
+    other = mapped("metrics-raw/eu/berlin/", TWO, "eu", Signal.METRICS)
     for mappings in ([short, long, other], [other, long, short]):
-        assert route("logs-raw/eu/1.gz", mappings) == long.route
-        assert route("logs-raw/us/1.gz", mappings) == short.route
+        assert route("logs-raw/eu/1.gz", mappings) == Route(TWO, "eu", Signal.LOGS)
+        assert route("logs-raw/us/1.gz", mappings) == Route(ONE, "all", Signal.LOGS)
         assert refusal("traces-raw/1.gz", mappings) == "no_route"
 
 
@@ -124,19 +129,19 @@ def test_the_longest_mapped_prefix_decides() -> None:
     ],
 )
 def test_a_prefix_mapped_for_every_signal_takes_the_key_s_own(key: str, signal: Signal) -> None:
-    mappings = [PrefixMapping("otel-raw/", Route(ONE, "edge", each)) for each in Signal]
+    mappings = [mapped("otel-raw/", ONE, "edge", each) for each in Signal]
     assert route(key, mappings).signal == signal
     assert refusal("otel-raw/1.gz", mappings) == "no_route"
 
 
 def test_a_mapping_is_no_way_around_the_organization_in_the_key() -> None:
-    mapping = PrefixMapping("otel-raw/", Route(TWO, "edge", Signal.LOGS))
+    mapping = mapped("otel-raw/", TWO, "edge", Signal.LOGS)
     assert route(f"otel-raw/{ONE}/edge/logs/x", [mapping]).organization_id == ONE
     assert refusal(f"otel-raw/{ONE}/edge/x", [mapping]) == "no_signal"
 
 
 def test_a_mapped_collector_must_be_one_too() -> None:
-    assert refusal("logs-raw/1", [PrefixMapping("logs-raw/", Route(ONE, "a b", Signal.LOGS))]) == "bad_collector"
+    assert refusal("logs-raw/1", [mapped("logs-raw/", ONE, "a b", Signal.LOGS)]) == "bad_collector_name"
 
 
 @pytest.mark.parametrize(
@@ -150,9 +155,9 @@ def test_what_is_none_of_ours_is_told_by_its_key(key: str, reason: str | None) -
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(max_size=5) | st.sampled_from(["otel-raw", str(ONE), "logs", "..", "edge"]), max_size=6))
 def test_any_key_has_a_route_or_a_reason(elements: list[str]) -> None:
-    found = outcome("/".join(elements), [PrefixMapping("edge", Route(TWO, "edge", Signal.LOGS))])
+    found = outcome("/".join(elements), [mapped("edge", TWO, "edge", Signal.LOGS)])
     if isinstance(found, InputError):
-        assert found.reason in {"bad_collector", "no_signal", "no_route"}
+        assert found.reason in {"bad_collector_name", "no_signal", "no_route"}
     else:
         assert found.organization_id == TWO or elements[:2] == ["otel-raw", str(ONE)]
 

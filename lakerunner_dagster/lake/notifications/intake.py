@@ -1,0 +1,251 @@
+"""Object events become notifications in Kafka, or dead letters: nothing that was an event is dropped.
+
+What belongs here: whose object it is, by lrdb; the message; what is kept where it is nobody's. What does not: formats
+(``events``), and how the news came (``http``, ``directory``).
+
+The order is the safety: dead letters are committed to lrdb, then everything is sent to Kafka, and only Kafka's
+acknowledgement ends ``accept``. Killed before that, the sender sends again; repetition changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from lakerunner_dagster.lake.errors import InputError, LakeError
+from lakerunner_dagster.lake.lrdb import dead_letters, profiles
+from lakerunner_dagster.lake.lrdb.connection import storable
+from lakerunner_dagster.lake.lrdb.intake import Notification
+from lakerunner_dagster.lake.lrdb.known import ObjectName, known_objects
+from lakerunner_dagster.lake.model import Message, Source
+from lakerunner_dagster.lake.notifications.events import ObjectEvent
+from lakerunner_dagster.lake.notifications.routing import route, uninteresting
+from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS
+from lakerunner_dagster.lake.store import KEY_BYTES, check_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from uuid import UUID
+
+    from lakerunner_dagster.lake.bus import Bus
+    from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
+    from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
+    from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
+    from lakerunner_dagster.lake.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PRODUCE_SECONDS = 10.0
+"""How long Kafka may take to acknowledge, before the news is left to its sender."""
+
+SOURCE_SECONDS = 30.0
+"""How long a source is remembered: so late is noticed that an organization was disabled."""
+
+EVENT_TOPIC = "objstore.ingest"
+"""What a dead letter of an adapter names as its topic: the event has come no further, its signal may be unknown."""
+
+SHOWN_CHARACTERS = 2 * KEY_BYTES
+"""How much of a name is kept that can be none."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptReport:
+    """What became of object events: acknowledged by Kafka, dead letters by reason, passed over by reason."""
+
+    produced: int
+    dead: Counter[str]
+    ignored: Counter[str]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """Events, each where it belongs."""
+
+    notifications: list[Notification] = field(default_factory=list)
+    refused: list[tuple[ObjectEvent, InputError]] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+class Intake:
+    """The way into the lake that all adapters share; safe to share between threads."""
+
+    def __init__(self, lrdb: Lrdb, bus: Bus, settings: Settings) -> None:
+        self._lrdb = lrdb
+        self._bus = bus
+        self._sources_per_organization = settings.sources_per_organization
+        self._sources: dict[tuple[UUID, str, str], tuple[float, Source]] = {}
+
+    def accept(self, events: Iterable[ObjectEvent], adapter: str, *, skip_known: bool = False) -> AcceptReport:
+        """Pass events on; returns once Kafka has acknowledged every message, and every dead letter is in lrdb.
+
+        A new collector of a known organization is registered. With ``skip_known``, objects of which lrdb has a row are
+        ignored as ``known``. BusUnavailable and LakeDatabaseUnavailable: nothing may be taken for passed on.
+        """
+        queued_ms = time.time_ns() // 1_000_000
+        with self._lrdb.connection() as conn:
+            result = self._sorted(conn, events, adapter, queued_ms)
+            if skip_known:
+                _leave_out_known(conn, result)
+        letters = self._keep_dead(result.refused, adapter, queued_ms) if result.refused else []
+        messages = [_message(notification) for notification in result.notifications]
+        self._bus.produce([*messages, *letters], PRODUCE_SECONDS)
+        return AcceptReport(
+            produced=len(messages), dead=Counter(error.reason for _, error in result.refused), ignored=result.ignored
+        )
+
+    def replay(self, letters: Iterable[DeadLetter]) -> tuple[int, ...]:
+        """Send dead letters again; the ids of those that are passed on now, and so wait no more.
+
+        Those whose cause is still there stay as they are, seen once more. BusUnavailable and LakeDatabaseUnavailable:
+        this letter and those after it still wait.
+        """
+        return tuple(letter.dead_letter_id for letter in letters if self._replay(letter))
+
+    def troubles(self) -> list[str]:
+        """Which of ``lrdb`` and ``kafka`` does not answer."""
+        return [name for name, ask in (("lrdb", self._ask_lrdb), ("kafka", self._bus.cluster_id)) if not _answers(ask)]
+
+    def _replay(self, letter: DeadLetter) -> bool:
+        event = _event_of(letter)
+        if event is None:
+            self._bus.produce([Message(letter.topic, letter.key, letter.body)], PRODUCE_SECONDS)
+        elif self.accept([event], letter.adapter).dead:
+            return False
+        with self._lrdb.transaction() as conn:
+            dead_letters.mark_replayed(conn, [letter.dead_letter_id])
+        return True
+
+    def _sorted(self, conn: Conn, events: Iterable[ObjectEvent], adapter: str, queued_ms: int) -> _Sorted:
+        result = _Sorted()
+        for event in events:
+            reason = uninteresting(event.key)
+            if reason is not None:
+                result.ignored[reason] += 1
+                continue
+            try:
+                result.notifications.append(self._notification(conn, event, adapter, queued_ms))
+            except InputError as error:
+                result.refused.append((event, error))
+        return result
+
+    def _notification(self, conn: Conn, event: ObjectEvent, adapter: str, queued_ms: int) -> Notification:
+        """The notification of an event; InputError when it is nobody's object, or its name can be none."""
+        check_key(event.key)
+        found = route(event.key, _mappings(conn, event))
+        source = self._source(conn, found.organization_id, found.collector, event.bucket)
+        return Notification(
+            signal=found.signal,
+            organization_id=source.organization_id,
+            instance_num=source.instance_num,
+            collector=source.collector,
+            bucket=event.bucket,
+            key=event.key,
+            size=event.size,
+            etag=event.etag,
+            event_time_ms=event.event_time_ms or queued_ms,
+            queued=_rfc3339(queued_ms),
+            adapter=adapter,
+        )
+
+    def _source(self, conn: Conn, organization_id: UUID, collector: str, bucket: str) -> Source:
+        """The source, registered in lrdb. Only what is there is remembered: one that is added is found at once."""
+        name = (organization_id, collector, bucket)
+        remembered = self._sources.get(name)
+        if remembered is not None and time.monotonic() < remembered[0]:
+            return remembered[1]
+        source = profiles.register_source(conn, organization_id, collector, bucket, self._sources_per_organization)
+        self._sources[name] = (time.monotonic() + SOURCE_SECONDS, source)
+        return source
+
+    def _keep_dead(
+        self, refused: Sequence[tuple[ObjectEvent, InputError]], adapter: str, queued_ms: int
+    ) -> list[Message]:
+        """Write dead letters to lrdb; their messages."""
+        letters = [_dead_letter(event, error, queued_ms) for event, error in refused]
+        with self._lrdb.transaction() as conn:
+            # In one order everywhere, so that two that keep the same letters wait for each other and not in a circle.
+            for (_, error), letter in sorted(zip(refused, letters, strict=True), key=lambda pair: pair[1].key):
+                dead_letters.add(
+                    conn,
+                    topic=letter.headers["topic"],
+                    key=letter.key,
+                    reason=error.reason,
+                    error_text=f"{letter.key}: {error}",
+                    body=letter.body,
+                    adapter=adapter,
+                )
+        return letters
+
+    def _ask_lrdb(self) -> None:
+        with self._lrdb.connection() as conn:
+            conn.execute("SELECT 1")
+
+
+def _mappings(conn: Conn, event: ObjectEvent) -> Iterator[PrefixMapping]:
+    """The prefix mappings that fit a key, asked for only where the key does not tell its route itself."""
+    yield from profiles.prefix_mappings(conn, event.bucket, event.key)
+
+
+def _leave_out_known(conn: Conn, result: _Sorted) -> None:
+    names: defaultdict[UUID, list[ObjectName]] = defaultdict(list)
+    for notification in result.notifications:
+        names[notification.organization_id].append(_name(notification))
+    known = set().union(*(known_objects(conn, organization_id, of_it) for organization_id, of_it in names.items()))
+    unknown = [notification for notification in result.notifications if _name(notification) not in known]
+    result.ignored.update({"known": len(result.notifications) - len(unknown)})
+    result.notifications = unknown
+
+
+def _name(notification: Notification) -> ObjectName:
+    return ObjectName(notification.bucket, notification.key, notification.etag)
+
+
+def _message(notification: Notification) -> Message:
+    return Message(
+        topic=SIGNALS[notification.signal].notification_topic,
+        key=f"{notification.organization_id}/{notification.collector}",
+        body=notification.body(),
+    )
+
+
+def _dead_letter(event: ObjectEvent, error: InputError, queued_ms: int) -> Message:
+    """The message of a dead letter. Names that no object has may be of any length: they are cut, to fit a message."""
+    bucket, key = (storable(name)[:SHOWN_CHARACTERS] for name in (event.bucket, event.key))
+    return Message(
+        topic=DEADLETTER_TOPIC,
+        key=f"{bucket}/{key}",
+        body={
+            "b": bucket,
+            "k": key,
+            "s": event.size,
+            "e": event.etag,
+            "et": event.event_time_ms,
+            "t": _rfc3339(queued_ms),
+        },
+        headers={"topic": EVENT_TOPIC, "reason": error.reason, "time": _rfc3339(queued_ms)},
+    )
+
+
+def _event_of(letter: DeadLetter) -> ObjectEvent | None:
+    """The object event that a letter was; None where it was a message of some other stage."""
+    if letter.topic != EVENT_TOPIC:
+        return None
+    body = letter.body
+    return ObjectEvent(bucket=body["b"], key=body["k"], size=body["s"], etag=body["e"], event_time_ms=body["et"])
+
+
+def _rfc3339(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _answers(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except LakeError as error:
+        logger.warning("not ready: %s", error)
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""A lake with one organization and one local bucket, and what reached its Kafka."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from lakerunner_dagster.lake.bus import Bus, Received
+from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.notifications.intake import Intake
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.lake.store import BucketConfiguration, Store
+from tests.lake.notifications.samples import BUCKET, ORGANIZATION
+
+WAIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Lake:
+    lrdb: Lrdb
+    bus: Bus
+    settings: Settings
+    directory: Path
+    organization_id: UUID
+
+    @property
+    def intake(self) -> Intake:
+        return Intake(self.lrdb, self.bus, self.settings)
+
+    @property
+    def store(self) -> Store:
+        return Store.open(BucketConfiguration(BUCKET, "file", endpoint=str(self.directory)))
+
+    def key(self, name: str = "logs/1.binpb", collector: str = "edge") -> str:
+        return f"otel-raw/{self.organization_id}/{collector}/{name}"
+
+    def messages(self, topic: str, count: int) -> list[Received]:
+        """What the topic holds, once it is ``count`` messages or more."""
+        consumer = self.bus.consumer("test", [topic])
+        consumer.assign({})
+        received: list[Received] = []
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(received) < count and time.monotonic() < deadline:
+            received.extend(consumer.poll(1000, 0.2))
+        received.extend(consumer.poll(1000, 0.1))
+        consumer.close()
+        return received
+
+    def bodies(self, topic: str, count: int) -> list[Any]:
+        return [json.loads(message.body) for message in self.messages(topic, count)]
+
+
+@pytest.fixture
+def lake(lrdb_url: str, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    monkeypatch.chdir(tmp_path)  # where no .env is
+    directory = tmp_path / "bucket"
+    directory.mkdir()
+    with Lrdb(lrdb_url) as lrdb:
+        with lrdb.transaction() as conn:
+            profiles.add_organization(conn, "shop", UUID(ORGANIZATION))
+            profiles.put_bucket(conn, BucketConfiguration(BUCKET, "file", endpoint=str(directory)))
+        yield Lake(lrdb, bus, Settings(http_port=0, sources_per_organization=4), directory, UUID(ORGANIZATION))
