@@ -67,4 +67,4 @@ class ConfigurationError(LakeError):
 
 
 class WorkIncomplete(LakeError):
-    """A run has done what it could; the boxes or hours that the message lists are as they were, and can be tried again."""
+    """A run has done what it could: the boxes or hours that the message lists are as they were, to be tried again."""

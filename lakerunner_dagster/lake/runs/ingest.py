@@ -1,21 +1,89 @@
-"""The ingest run: claims the boxes that wait for a partition, one after the other, and publishes each in one transaction.
+"""The ingest run: claims the boxes that wait for a partition, one by one, and publishes each in one transaction.
 
-What belongs here: the life of a claimed box, from lease to outbox. What does not: bytes to segments (``transform``),
+What belongs here: claiming boxes and giving back those that fail. What does not: one attempt at a box (``attempt``),
 what the publishing transaction does (``lrdb.publish``).
 """
 
 from __future__ import annotations
 
-from lakerunner_dagster.lake.model import Source
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from lakerunner_dagster.lake.errors import (
+    LakeDatabaseUnavailable,
+    LeaseLost,
+    StoreDenied,
+    StoreUnavailable,
+    WorkIncomplete,
+)
+from lakerunner_dagster.lake.lrdb import boxes
+from lakerunner_dagster.lake.model import ClaimedBox, Source
+from lakerunner_dagster.lake.runs.attempt import ingest
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.runs.report import DrainReport, OnStep
+from lakerunner_dagster.lake.runs.report import DrainReport, Failure, OnStep, Step
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.ticks.outbox import announce
+
+logger = logging.getLogger(__name__)
+
+LONGEST_BACKOFF_SECONDS = 3600.0
+"""Longest wait between two attempts at a box."""
+
+OUTAGES = (StoreUnavailable, StoreDenied, LakeDatabaseUnavailable)
+"""What the next box would meet too: the run ends, and spends no attempt of the boxes behind."""
 
 
-def drain(lake: Lake, signal: Signal, source: Source, dateint: int, run_id: str, on_box: OnStep) -> DrainReport:
+def drain(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_box: OnStep) -> DrainReport:
     """Work off every box that waits for (source, dateint), until none does.
 
     A box that cannot be done is given back with its error and a back-off, and the run goes on with the next.
     Raises WorkIncomplete at the end when any box was given back.
     """
-    raise NotImplementedError
+    report = work_off(lake, signal, source, dateint, run_id=run_id, on_box=on_box)
+    require_complete(source, dateint, report.failures)
+    return report
+
+
+def require_complete(source: Source, dateint: int, failures: Sequence[Failure]) -> None:
+    """Raise WorkIncomplete, listing what was not done, unless all was."""
+    if failures:
+        listed = "\n".join(f"- {failure.what}: {failure.error_class}: {failure.error_text}" for failure in failures)
+        raise WorkIncomplete(f"{source.key} {dateint}: {len(failures)} steps of the run were not done:\n{listed}")
+
+
+def work_off(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_box: OnStep) -> DrainReport:
+    """As ``drain``, with what was not done in the report alone."""
+    steps: list[Step] = []
+    failures: list[Failure] = []
+    while True:
+        with lake.lrdb.transaction() as conn:
+            box = boxes.claim(conn, boxes.ingest_stage(signal), source, dateint, run_id=run_id, settings=lake.settings)
+        if box is None:
+            break
+        try:
+            step = ingest(lake, box)
+        except Exception as error:  # noqa: BLE001  # whatever ails this box, the boxes behind it are to be done
+            _give_back(lake, box, error)
+            failures.append(Failure(f"box {box.lease.box_id}", type(error).__name__, str(error)))
+            if isinstance(error, OUTAGES):
+                break
+        except BaseException as stop:
+            _give_back(lake, box, stop)
+            raise
+        else:
+            steps.append(step)
+            announce(lake.lrdb, lake.bus)
+            on_box(step)
+    return DrainReport(tuple(steps), tuple(failures))
+
+
+def _give_back(lake: Lake, box: ClaimedBox, error: BaseException) -> None:
+    """Release a box that was not done, to be claimed again after its back-off.
+
+    Where that fails too, the lease is another run's already, or will expire: the box is found again either way.
+    """
+    backoff = min(lake.settings.retry_backoff_seconds * 2 ** (box.lease.attempt - 1), LONGEST_BACKOFF_SECONDS)
+    logger.warning("box %d is given back after attempt %d: %s", box.lease.box_id, box.lease.attempt, error)
+    with contextlib.suppress(LeaseLost, LakeDatabaseUnavailable), lake.lrdb.transaction() as conn:
+        boxes.release(conn, box.lease, type(error).__name__, str(error), backoff)

@@ -1,7 +1,7 @@
 """What a run tells about its work: one step per committed transaction, and what could not be done.
 
-What belongs here: the values that a run hands to its caller (for Dagster's metadata, logs, tests). What does not: lrdb's
-own books of the same work, the ledger (``lrdb``), which are written in the step's transaction.
+What belongs here: the values that a run hands to its caller (Dagster's metadata, logs, tests), and to lrdb's books.
+What does not: counting (``attempt``, ``rebuild``).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lakerunner_dagster.lake.model import RawObject, RawState, Segment, Source
-from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.model import LedgerEntry, ObjectOutcome, RawObject, RawState, Segment, Source
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,16 @@ class SetAside:
     state: RawState
     error_class: str
     error_text: str
+
+    @property
+    def outcome(self) -> ObjectOutcome:
+        """The same, as lrdb takes it."""
+        return ObjectOutcome(
+            raw_object_id=self.raw.raw_object_id,
+            state=self.state,
+            error_class=self.error_class,
+            error_text=self.error_text,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,28 @@ class Step:
     def days(self) -> tuple[int, ...]:
         """The days (dateint, ascending) of the step's segments."""
         return tuple(sorted({segment.dateint for segment in self.segments}))
+
+    def ledger_entry(self, operation: str, rollup_count_read: float) -> LedgerEntry:
+        """What lrdb's books say of the step; records that belong to other hours are booked there."""
+        return LedgerEntry(
+            run_id=self.run_id,
+            operation=operation,
+            code_version=SIGNALS[self.signal].code_version,
+            organization_id=self.source.organization_id,
+            instance_num=self.source.instance_num,
+            signal=self.signal,
+            dateint=self.dateint,
+            frequency_ms=SIGNALS[self.signal].frequency_ms,
+            box_id=self.box_id,
+            records_read=self.records_read - self.elsewhere,
+            records_written=self.records_written,
+            rejected=self.rejected,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            seconds=self.seconds,
+            peak_memory_bytes=self.peak_memory_bytes,
+            rollup_count_read=rollup_count_read,
+        )
 
 
 OnStep = Callable[[Step], None]

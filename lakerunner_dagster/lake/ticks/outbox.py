@@ -5,14 +5,30 @@ What belongs here: moving what committed transactions have left. What does not: 
 
 from __future__ import annotations
 
+import logging
 import time
 
 from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.lake.errors import BusUnavailable
 from lakerunner_dagster.lake.lrdb import outbox
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 
+logger = logging.getLogger(__name__)
+
 BATCH = 500
 """Messages that are locked, sent and deleted together: at most this many are sent again after a crash."""
+
+ANNOUNCE_SECONDS = 5.0
+"""How long a tick or a run waits for Kafka to take what it has left in the outbox."""
+
+
+def announce(lrdb: Lrdb, bus: Bus) -> int:
+    """Send what commits have left in the outbox; the number sent. Kafka's absence only delays the rest."""
+    try:
+        return publish_outbox(lrdb, bus, ANNOUNCE_SECONDS)
+    except BusUnavailable as error:
+        logger.warning("messages stay in the outbox, for the next tick to send: %s", error)
+        return 0
 
 
 def publish_outbox(lrdb: Lrdb, bus: Bus, timeout_seconds: float) -> int:

@@ -1,0 +1,119 @@
+"""Notifications into rows, rows into boxes: what the boxer does with messages, the dispatcher with foreign boxes.
+
+What belongs here: the steps inside their one transaction. What does not: Kafka (``listening``), the plan
+(``planning.boxer``), the rows (``lrdb``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lakerunner_dagster.lake.bus import Received
+from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.lrdb import boxes, dead_letters, intake, outbox
+from lakerunner_dagster.lake.lrdb.connection import Conn, storable
+from lakerunner_dagster.lake.lrdb.intake import Notification, Upserted
+from lakerunner_dagster.lake.model import Message, day_start_ms, rfc3339
+from lakerunner_dagster.lake.planning.boxer import plan
+from lakerunner_dagster.lake.settings import BoxPolicy, Limits
+from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS, Signal
+
+PENDING = 20_000
+"""Objects that are planned at once; what waits beyond them is a later transaction's."""
+
+LEGIBLE_BYTES = 16_384
+"""Bytes that are kept of a message that is no notification: more than any notification has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """Something that should be a notification: ``body`` as parsed, and the whole message that it came in."""
+
+    body: object
+    message: Received
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """What became of letters: rows, or as many ``dead`` ones."""
+
+    upserted: Upserted
+    dead: int
+
+
+def opened(conn: Conn, received: Iterable[Received], now_ms: int) -> tuple[list[Letter], int]:
+    """The messages with their JSON values; those that have none are dead letters, and counted."""
+    letters = []
+    dead = 0
+    for message in received:
+        try:
+            letters.append(Letter(json.loads(message.body), message))
+        except (ValueError, RecursionError) as error:
+            _keep_illegible(conn, message, InputError("not_json", f"the body is no JSON: {error}"), now_ms)
+            dead += 1
+    return letters, dead
+
+
+def take_in(conn: Conn, signal: Signal, letters: Iterable[Letter], limits: Limits, now_ms: int) -> TakenIn:
+    """Every notification among the letters has a row afterwards; every other letter is a dead one."""
+    notified: dict[Notification, Received] = {}
+    dead: dict[tuple[str, int, int], tuple[Received, InputError]] = {}
+    for letter in letters:
+        message = letter.message
+        try:
+            notification = Notification.from_body(signal, letter.body)
+        except InputError as error:
+            dead.setdefault((message.topic, message.partition, message.offset), (message, error))
+        else:
+            notified[_dated(notification, limits, now_ms)] = message
+    upserted = intake.upsert_raw_objects(conn, list(notified))
+    for message, fault in dead.values():
+        _keep_illegible(conn, message, fault, now_ms)
+    for notification in upserted.unknown:
+        # By its own topic, whatever message it came in: there it can be sent again.
+        topic, key = SIGNALS[signal].notification_topic, notified[notification].key
+        _keep_dead(conn, topic, key, notification.body(), _unknown(notification), now_ms)
+    return TakenIn(upserted, len(dead) + len(upserted.unknown))
+
+
+def close_boxes(conn: Conn, signal: Signal, policy: BoxPolicy, now_ms: int) -> int:
+    """Close the boxes that are full or old enough; how many. One transaction at a time does so for a signal."""
+    waiting = intake.pending(conn, signal, PENDING, policy.window_seconds)
+    # Since when an item waits is by lrdb's clock, which may be ahead of ours.
+    present_ms = max([now_ms, *(item.waiting_since_ms for item in waiting)])
+    return sum(len(boxes.open_boxes(conn, signal, planned, now_ms)) for planned in plan(waiting, policy, present_ms))
+
+
+def _dated(notification: Notification, limits: Limits, now_ms: int) -> Notification:
+    """The notification, on a day that is a partition.
+
+    The time of an object only says with which others it is boxed, and what a record without a time falls back to. One
+    that the lake cannot have seen (0, or a wrong clock's) is none: then it is the time of being notified.
+    """
+    first_ms = day_start_ms(int(limits.first_date.strftime("%Y%m%d")))
+    plausible = first_ms <= notification.event_time_ms <= now_ms + limits.ahead_ms
+    return notification if plausible else replace(notification, event_time_ms=now_ms)
+
+
+def _unknown(notification: Notification) -> InputError:
+    return InputError(
+        "unknown_source",
+        f"{notification.bucket}/{notification.key}: organization {notification.organization_id} has no collector "
+        f"{notification.collector or '(unnamed)'} with number {notification.instance_num}: register it, then replay",
+    )
+
+
+def _keep_illegible(conn: Conn, message: Received, error: InputError, now_ms: int) -> None:
+    """Keep a message that may be anything: its beginning, as text."""
+    looked = {"text": message.body[:LEGIBLE_BYTES].decode(errors="backslashreplace")}
+    _keep_dead(conn, message.topic, message.key, looked, error, now_ms)
+
+
+def _keep_dead(conn: Conn, topic: str, key: str, body: Mapping[str, Any], error: InputError, now_ms: int) -> None:
+    """Keep what is of no use, for a person to see and to send again: in lrdb, and on the dead-letter topic."""
+    dead_letters.add(conn, topic=topic, key=key, reason=error.reason, error_text=str(error), body=body)
+    headers = {"topic": topic, "reason": error.reason, "time": rfc3339(now_ms)}
+    outbox.add(conn, [Message(DEADLETTER_TOPIC, storable(key), body, headers)])

@@ -1,0 +1,54 @@
+"""Small export requests of whole hours, for tests that count records and not what is in them."""
+
+from __future__ import annotations
+
+import gzip
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from lakerunner_dagster.lake.model import HOUR_MS
+
+MINUTE_MS = 60_000
+NS = 1_000_000
+
+
+def resource(service: str) -> Resource:
+    """A resource of that service name."""
+    return Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value=service))])
+
+
+def logs(name: str, times_ms: list[int]) -> bytes:
+    """A gzip-compressed request with a log record ``{name} {i}`` for each time."""
+    records = [
+        LogRecord(time_unix_nano=time_ms * NS, body=AnyValue(string_value=f"{name} {number}"), severity_number=9)
+        for number, time_ms in enumerate(times_ms)
+    ]
+    request = ExportLogsServiceRequest(
+        resource_logs=[ResourceLogs(resource=resource("shop"), scope_logs=[ScopeLogs(log_records=records)])]
+    )
+    return gzip.compress(request.SerializeToString(), mtime=0)
+
+
+def gauges(name: str, times_ms: list[int]) -> bytes:
+    """A gzip-compressed request with one gauge point for each time."""
+    points = [NumberDataPoint(time_unix_nano=time_ms * NS, as_double=float(n)) for n, time_ms in enumerate(times_ms)]
+    metric = Metric(name=name, gauge=Gauge(data_points=points))
+    request = ExportMetricsServiceRequest(
+        resource_metrics=[ResourceMetrics(resource=resource("shop"), scope_metrics=[ScopeMetrics(metrics=[metric])])]
+    )
+    return gzip.compress(request.SerializeToString(), mtime=0)
+
+
+def minutes(start_ms: int, count: int) -> list[int]:
+    """So many times from ``start_ms`` on, a minute apart."""
+    return [start_ms + number * MINUTE_MS for number in range(count)]
+
+
+def hour(ago: int, now_ms: int) -> int:
+    """The start of the hour so many hours before now, in epoch ms."""
+    return (now_ms // HOUR_MS - ago) * HOUR_MS

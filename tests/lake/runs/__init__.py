@@ -1,0 +1,1 @@
+"""Runs: claimed boxes and rebuilt days, on a real lrdb, Kafka and bucket, also while they are killed."""

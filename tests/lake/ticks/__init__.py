@@ -1,0 +1,1 @@
+"""Ticks: what Kafka brings becomes durable once, whatever is repeated, lost or killed."""

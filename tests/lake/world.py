@@ -1,0 +1,221 @@
+"""A whole lake for a test, small and driven by hand: real lrdb, Kafka and bucket, no sensor and no Dagster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import duckdb
+from pydantic import SecretStr
+
+from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.lake.lrdb import boxes, check, profiles
+from lakerunner_dagster.lake.lrdb.check import Breach
+from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.model import RawState, Source
+from lakerunner_dagster.lake.notifications.events import ObjectEvent
+from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
+from lakerunner_dagster.lake.runs.context import Lake, Stores
+from lakerunner_dagster.lake.runs.ingest import drain
+from lakerunner_dagster.lake.runs.report import Step
+from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.store import BucketConfiguration
+from lakerunner_dagster.lake.ticks.boxer import BoxerReport, BoxerTick
+from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
+
+BUCKET = "lake"
+ORGANIZATION = UUID("6b0dbc7c-2a6b-4a0e-9f5f-0d9b6c0f7a11")
+COLLECTOR = "edge"
+PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a world stands: what another process needs to enter it."""
+
+    url: str
+    bootstrap: str
+    bucket: Path
+    prefix: str
+
+    def open(self, **settings: Any) -> Lake:
+        """The lake of this place; boxes close at once, and given-back boxes may be claimed at once."""
+        lrdb = Lrdb(self.url, min_size=0, max_size=6)
+        return Lake(
+            settings=Settings(
+                database_url=SecretStr(self.url),
+                kafka_bootstrap_servers=self.bootstrap,
+                kafka_topic_prefix=self.prefix,
+                **{"retry_backoff_seconds": 0.0, **settings},
+            ),
+            limits=Limits(),
+            policy=BoxPolicy(age_seconds=0.0),
+            lrdb=lrdb,
+            bus=Bus(self.bootstrap, prefix=self.prefix, partitions=4, replication=1),
+            stores=Stores(lrdb),
+        )
+
+
+def soon() -> float:
+    """A tick's deadline: it ends when Kafka has no more."""
+    return time.monotonic() + PATIENCE_SECONDS
+
+
+def now_ms() -> int:
+    """The time, in epoch ms."""
+    return time.time_ns() // 1_000_000
+
+
+class World:
+    """A lake of one organization with one collector, and what its outside does to it."""
+
+    def __init__(self, place: Place, lake: Lake) -> None:
+        self.place = place
+        self.lake = lake
+        self.intake = Intake(lake.lrdb, lake.bus, lake.settings)
+        self._boxers: dict[Signal, BoxerTick] = {}
+        self._dispatchers: dict[Signal, DispatcherTick] = {}
+
+    @classmethod
+    def create(cls, place: Place, **settings: Any) -> World:
+        """A world in an empty lrdb."""
+        lake = place.open(**settings)
+        place.bucket.mkdir(exist_ok=True)
+        with lake.lrdb.transaction() as conn:
+            profiles.add_organization(conn, "acme", ORGANIZATION)
+            profiles.put_bucket(conn, BucketConfiguration(BUCKET, "file", endpoint=str(place.bucket)))
+            profiles.register_source(conn, ORGANIZATION, COLLECTOR, BUCKET, limit=10)
+        return cls(place, lake)
+
+    @property
+    def source(self) -> Source:
+        with self.lake.lrdb.connection() as conn:
+            source = profiles.source_of(conn, ORGANIZATION, COLLECTOR)
+        assert source is not None
+        return source
+
+    def put(self, signal: Signal, name: str, data: bytes) -> str:
+        """Write a raw object, and tell nobody; its key."""
+        key = f"otel-raw/{ORGANIZATION}/{COLLECTOR}/{signal}/{name}"
+        path = self.place.bucket / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return key
+
+    def event(self, key: str, *, etag: str | None = None, event_time_ms: int | None = None) -> ObjectEvent:
+        """The event of an object as it stands there; of none, one that says nothing of it."""
+        path = self.place.bucket / key
+        data = path.read_bytes() if path.exists() else b""
+        return ObjectEvent(
+            bucket=BUCKET,
+            key=key,
+            size=len(data),
+            etag=md5(data, usedforsecurity=False).hexdigest() if etag is None else etag,
+            event_time_ms=event_time_ms or now_ms(),
+        )
+
+    def notify(self, *keys: str) -> AcceptReport:
+        """Tell of objects through the real intake, as an adapter does."""
+        return self.intake.accept([self.event(key) for key in keys], "test")
+
+    def send(self, signal: Signal, name: str, data: bytes) -> str:
+        """Write a raw object and tell of it; its key."""
+        key = self.put(signal, name, data)
+        self.notify(key)
+        return key
+
+    def box(self, signal: Signal) -> BoxerReport:
+        """A boxer's tick, again until Kafka has nothing more."""
+        tick = self._boxers.setdefault(signal, BoxerTick(self.lake, signal))
+        return tick.run(now_ms(), soon())
+
+    def dispatch(self, signal: Signal) -> list[Dispatch]:
+        """A dispatcher's tick, with room for all."""
+        tick = self._dispatchers.setdefault(signal, DispatcherTick(self.lake, signal))
+        return tick.run(set(), 100, now_ms(), soon())
+
+    def drain(self, signal: Signal, run_id: str = "run") -> list[Step]:
+        """Drain every partition of the signal that has open boxes, dispatched or not."""
+        steps: list[Step] = []
+        for source, dateint in self.partitions(signal):
+            drain(self.lake, signal, source, dateint, run_id=run_id, on_box=steps.append)
+        return steps
+
+    def ingest(self, signal: Signal) -> list[Step]:
+        """From what was notified to what is published."""
+        self.box(signal)
+        return self.drain(signal)
+
+    def partitions(self, signal: Signal) -> list[tuple[Source, int]]:
+        """The partitions with boxes that are not done."""
+        rows = self.query(
+            "SELECT DISTINCT dateint FROM boxes WHERE stage = %s AND state IN ('open', 'claimed') ORDER BY dateint",
+            boxes.ingest_stage(signal),
+        )
+        return [(self.source, dateint) for (dateint,) in rows]
+
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows of lrdb."""
+        with self.lake.lrdb.connection() as conn:
+            return conn.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+
+    def objects(self) -> dict[str, RawState]:
+        """The state of each raw object, by the last element of its key."""
+        rows = self.query("SELECT key, state FROM raw_objects ORDER BY raw_object_id")
+        return {key.rpartition("/")[2]: RawState(state) for key, state in rows}
+
+    def published(self, signal: Signal) -> list[tuple[int, int, int]]:
+        """(dateint, segment_id, records) of the published segments."""
+        return self.query(  # type: ignore[return-value]
+            f"SELECT dateint, segment_id, records FROM {SIGNALS[signal].segment_table} WHERE published ORDER BY 1, 2"
+        )
+
+    def records(self, signal: Signal) -> int:
+        """Records that the published segments stand for, by lrdb."""
+        return sum(records for *_, records in self.published(signal))
+
+    def select(self, signal: Signal, what: str) -> list[tuple[Any, ...]]:
+        """``SELECT what`` of the rows of all published segments, by DuckDB from their files."""
+        ids = {segment_id for _, segment_id, _ in self.published(signal)}
+        files = [str(path) for path in self.segment_files() if int(path.stem.removeprefix("tbl_")) in ids]
+        assert len(files) == len(ids), "a published segment has no object, or two"
+        if not files:
+            return []
+        return duckdb.sql(f"SELECT {what} FROM read_parquet({files!r}, union_by_name = true)").fetchall()
+
+    def segment_files(self) -> list[Path]:
+        """Every segment object in the bucket, published or not."""
+        return sorted(self.place.bucket.glob("db/**/tbl_*.parquet"))
+
+    def breaches(self) -> list[Breach]:
+        """What lrdb's own attack on its invariants finds."""
+        with self.lake.lrdb.snapshot() as conn:
+            return check.breaches(conn)
+
+    def close(self) -> None:
+        self.lake.close()
+
+
+@contextmanager
+def world_in(url: str, bootstrap: str, directory: Path, prefix: str, **settings: Any) -> Iterator[World]:
+    """A new world, closed at the end."""
+    world = World.create(Place(url, bootstrap, directory / "bucket", prefix), **settings)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; the test fails when it does not come true in time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"still not: {what}"
+        time.sleep(0.02)
