@@ -7,7 +7,7 @@ import gzip
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs, SeverityNumber
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
@@ -25,7 +25,11 @@ def resource(service: str) -> Resource:
 def logs(name: str, times_ms: list[int]) -> bytes:
     """A gzip-compressed request with a log record ``{name} {i}`` for each time."""
     records = [
-        LogRecord(time_unix_nano=time_ms * NS, body=AnyValue(string_value=f"{name} {number}"), severity_number=9)
+        LogRecord(
+            time_unix_nano=time_ms * NS,
+            body=AnyValue(string_value=f"{name} {number}"),
+            severity_number=SeverityNumber.SEVERITY_NUMBER_INFO,
+        )
         for number, time_ms in enumerate(times_ms)
     ]
     request = ExportLogsServiceRequest(

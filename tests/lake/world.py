@@ -164,7 +164,7 @@ class World:
     def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Rows of lrdb."""
         with self.lake.lrdb.connection() as conn:
-            return conn.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+            return conn.execute(statement.encode(), parameters).fetchall()
 
     def objects(self) -> dict[str, RawState]:
         """The state of each raw object, by the last element of its key."""
@@ -173,9 +173,9 @@ class World:
 
     def published(self, signal: Signal) -> list[tuple[int, int, int]]:
         """(dateint, segment_id, records) of the published segments."""
-        return self.query(  # type: ignore[return-value]
-            f"SELECT dateint, segment_id, records FROM {SIGNALS[signal].segment_table} WHERE published ORDER BY 1, 2"
-        )
+        table = SIGNALS[signal].segment_table
+        rows = self.query(f"SELECT dateint, segment_id, records FROM {table} WHERE published ORDER BY 1, 2")
+        return [(dateint, segment_id, records) for dateint, segment_id, records in rows]
 
     def records(self, signal: Signal) -> int:
         """Records that the published segments stand for, by lrdb."""
@@ -188,7 +188,7 @@ class World:
         assert len(files) == len(ids), "a published segment has no object, or two"
         if not files:
             return []
-        return duckdb.sql(f"SELECT {what} FROM read_parquet({files!r}, union_by_name = true)").fetchall()
+        return duckdb.execute(f"SELECT {what} FROM read_parquet({files!r}, union_by_name = true)").fetchall()
 
     def segment_files(self) -> list[Path]:
         """Every segment object in the bucket, published or not."""

@@ -7,9 +7,8 @@ What belongs here: the steps inside their one transaction. What does not: Kafka 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lakerunner_dagster.lake.bus import Received
 from lakerunner_dagster.lake.errors import InputError
@@ -75,7 +74,7 @@ def take_in(conn: Conn, signal: Signal, letters: Iterable[Letter], limits: Limit
     for notification in upserted.unknown:
         # By its own topic, whatever message it came in: there it can be sent again.
         topic, key = SIGNALS[signal].notification_topic, notified[notification].key
-        _keep_dead(conn, topic, key, notification.body(), _unknown(notification), now_ms)
+        _keep_dead(conn, Message(topic, key, notification.body()), _unknown(notification), now_ms)
     return TakenIn(upserted, len(dead) + len(upserted.unknown))
 
 
@@ -109,11 +108,18 @@ def _unknown(notification: Notification) -> InputError:
 def _keep_illegible(conn: Conn, message: Received, error: InputError, now_ms: int) -> None:
     """Keep a message that may be anything: its beginning, as text."""
     looked = {"text": message.body[:LEGIBLE_BYTES].decode(errors="backslashreplace")}
-    _keep_dead(conn, message.topic, message.key, looked, error, now_ms)
+    _keep_dead(conn, Message(message.topic, storable(message.key), looked), error, now_ms)
 
 
-def _keep_dead(conn: Conn, topic: str, key: str, body: Mapping[str, Any], error: InputError, now_ms: int) -> None:
+def _keep_dead(conn: Conn, message: Message, error: InputError, now_ms: int) -> None:
     """Keep what is of no use, for a person to see and to send again: in lrdb, and on the dead-letter topic."""
-    dead_letters.add(conn, topic=topic, key=key, reason=error.reason, error_text=str(error), body=body)
-    headers = {"topic": topic, "reason": error.reason, "time": rfc3339(now_ms)}
-    outbox.add(conn, [Message(DEADLETTER_TOPIC, storable(key), body, headers)])
+    dead_letters.add(
+        conn,
+        topic=message.topic,
+        key=message.key,
+        reason=error.reason,
+        error_text=str(error),
+        body=message.body,
+    )
+    headers = {"topic": message.topic, "reason": error.reason, "time": rfc3339(now_ms)}
+    outbox.add(conn, [replace(message, topic=DEADLETTER_TOPIC, headers=headers)])
