@@ -6,6 +6,7 @@ they work, and how the table looks (``commands.dev``).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.status import SourceStatus
 
 DEMO_BUCKET = "local"
+
+_LOADED = """
+    query { workspaceOrError {
+        ... on Workspace { locationEntries { locationOrLoadError { ... on PythonError { message } } } }
+        ... on PythonError { message }
+    } }
+"""
 STARTS_WITHIN_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
@@ -116,6 +124,7 @@ def platform(settings: Settings, ui_port: int, on_progress: Callable[[str], None
         )
         _wait_for(started, "the HTTP adapter", f"{started.http_url}/healthz")
         _wait_for(started, "Dagster's UI", f"{started.ui_url}/server_info")
+        _require_loaded(started.ui_url)
         yield started
 
 
@@ -176,6 +185,18 @@ def _wait_for(started: Platform, what: str, url: str) -> None:
         if failure or time.monotonic() > deadline:
             raise ServiceFailed(failure or f"{what} did not answer at {url} within {STARTS_WITHIN_SECONDS:g} s")
         time.sleep(POLL_SECONDS)
+
+
+def _require_loaded(ui_url: str) -> None:
+    """ServiceFailed, with Dagster's own words, unless it has loaded our definitions."""
+    request = urllib.request.Request(  # noqa: S310  # a loopback address of ours
+        f"{ui_url}/graphql", json.dumps({"query": _LOADED}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=STARTS_WITHIN_SECONDS) as response:  # noqa: S310
+        workspace = json.load(response)["data"]["workspaceOrError"]
+    errors = [entry["locationOrLoadError"].get("message") for entry in workspace.get("locationEntries", [])]
+    if not errors or any(errors):
+        raise ServiceFailed(f"Dagster could not load the definitions: {errors or workspace.get('message')}")
 
 
 class DemoFeed:
