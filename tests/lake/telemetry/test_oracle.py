@@ -30,7 +30,9 @@ RECORDS = {
     "traces/traces_244872953": 257,
 }
 
-fuzz = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+fuzz = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
