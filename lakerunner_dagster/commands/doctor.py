@@ -5,6 +5,7 @@ What belongs here: the checks and what to do when one fails. What does not: the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.lrdb.migrate import pending_migrations
 from lakerunner_dagster.lake.runs.context import lrdb_url, open_lake
-from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
+from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings, variable_of
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ def settings_table(groups: Iterable[BaseSettings]) -> Table:
     for group in groups:
         for name, field in type(group).model_fields.items():
             value = getattr(group, name)
-            alias = field.validation_alias if isinstance(field.validation_alias, str) else None
-            variable = alias or f"{group.model_config.get('env_prefix', '')}{name}".upper()
-            shown = "(set)" if isinstance(value, SecretStr) else "" if value is None else str(value)
-            table.add_row(variable, shown, field.description or "")
+            table.add_row(variable_of(type(group), name), _masked(value), field.description or "")
     return table
+
+
+def _masked(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_masked(one)}" for name, one in value.items())
+    return "(set)" if isinstance(value, SecretStr) else "" if value is None else str(value)
 
 
 def examined(settings: Settings) -> Iterator[Finding]:

@@ -16,6 +16,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 MiB = 1024 * 1024
 
 
+def variable_of(group: type[BaseSettings], name: str) -> str:
+    """The environment variable of a setting."""
+    alias = group.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"{group.model_config.get('env_prefix', '')}{name}".upper()
+
+
 class Limits(BaseSettings):
     """Bounds on hostile input. What passes one is refused with the reason, never cut short."""
 
@@ -79,7 +85,7 @@ class Settings(BaseSettings):
         str | None, Field(description="Kafka's bootstrap servers, host:port,…; unset: the embedded cluster.")
     ] = None
     kafka_options: Annotated[
-        dict[str, str],
+        dict[str, SecretStr],
         Field(description="JSON object of librdkafka settings passed through (security.protocol, sasl.*, ssl.*)."),
     ] = {}
     kafka_topic_prefix: Annotated[str, Field(description="Prefix of every topic.")] = "lakerunner."

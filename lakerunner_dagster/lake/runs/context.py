@@ -69,7 +69,7 @@ def open_lake(settings: Settings) -> Lake:
     bus = Bus(
         settings.kafka_bootstrap_servers,
         prefix=settings.kafka_topic_prefix,
-        options=settings.kafka_options,
+        options={name: value.get_secret_value() for name, value in settings.kafka_options.items()},
         partitions=settings.kafka_partitions,
         replication=settings.kafka_replication,
         retention_hours=settings.kafka_retention_hours,
