@@ -233,6 +233,18 @@ def prefix_mappings(conn: Conn, bucket: str, key: str) -> list[PrefixMapping]:
         ).fetchall()
 
 
+def prefixes_of(conn: Conn, source: Source, signal: Signal) -> list[str]:
+    """The mapped prefixes of a source's home bucket under which there may be objects of it, in order."""
+    rows = conn.execute(
+        """
+        SELECT path_prefix FROM bucket_prefix_mappings
+        WHERE bucket = %s AND organization_id = %s AND collector_name = %s AND signal = %s ORDER BY path_prefix
+        """,
+        (source.bucket, source.organization_id, source.collector, str(signal)),
+    )
+    return [prefix for (prefix,) in rows]
+
+
 def _mapping(bucket: str, path_prefix: str, signal: str, organization_id: UUID, collector: str) -> PrefixMapping:
     return PrefixMapping(bucket, path_prefix, Signal(signal), organization_id, collector)
 

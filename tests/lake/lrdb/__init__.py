@@ -1,0 +1,1 @@
+"""lrdb against a real PostgreSQL."""
