@@ -75,7 +75,7 @@ class DirectoryAdapter:
         self._clock = clock
         self._started_ms = time.time_ns() // 1_000_000
         self._sightings: dict[str, _Sighting] = {}
-        self._trouble = ""
+        self._trouble: type[LakeError] | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Look again and again until ``stop`` is set; at least half of the time is spent waiting."""
@@ -178,7 +178,7 @@ class DirectoryAdapter:
 
     def _complain(self, trouble: LakeError | None) -> None:
         """Say what is wrong when it begins, not at every look."""
-        text = str(trouble or "")
-        if text and text != self._trouble:
-            logger.warning("directory adapter of bucket %s goes on trying: %s", self._store.bucket, text)
-        self._trouble = text
+        kind = type(trouble) if trouble is not None else None
+        if trouble is not None and kind is not self._trouble:
+            logger.warning("directory adapter of bucket %s goes on trying: %s", self._store.bucket, trouble)
+        self._trouble = kind

@@ -18,6 +18,7 @@ from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.notifications.intake import Intake
 from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
+from tests.conftest import TestDatabases
 from tests.lake.notifications.samples import BUCKET, ORGANIZATION
 
 WAIT_SECONDS = 20.0
@@ -58,13 +59,20 @@ class Lake:
         return [json.loads(message.body) for message in self.messages(topic, count)]
 
 
+@pytest.fixture(scope="session")
+def database(postgres: TestDatabases, migrated_template: str) -> Iterator[Lrdb]:
+    """One lrdb for all of these tests, which a test finds empty: making one takes longer than most of them."""
+    with Lrdb(postgres.create_database(template=migrated_template)) as lrdb:
+        yield lrdb
+
+
 @pytest.fixture
-def lake(lrdb_url: str, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+def lake(database: Lrdb, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.chdir(tmp_path)  # where no .env is
     directory = tmp_path / "bucket"
     directory.mkdir()
-    with Lrdb(lrdb_url) as lrdb:
-        with lrdb.transaction() as conn:
-            profiles.add_organization(conn, "shop", UUID(ORGANIZATION))
-            profiles.put_bucket(conn, BucketConfiguration(BUCKET, "file", endpoint=str(directory)))
-        yield Lake(lrdb, bus, Settings(http_port=0, sources_per_organization=4), directory, UUID(ORGANIZATION))
+    with database.transaction() as conn:
+        conn.execute("TRUNCATE organizations, bucket_configurations, dead_letters CASCADE")
+        profiles.add_organization(conn, "shop", UUID(ORGANIZATION))
+        profiles.put_bucket(conn, BucketConfiguration(BUCKET, "file", endpoint=str(directory)))
+    return Lake(database, bus, Settings(http_port=0, sources_per_organization=4), directory, UUID(ORGANIZATION))

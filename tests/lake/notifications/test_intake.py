@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import BusUnavailable, LakeDatabaseUnavailable
@@ -127,6 +129,19 @@ def test_what_belongs_to_nobody_is_a_row_and_a_message_never_dropped(lake: Lake)
         assert messages[name].headers.items() >= {"topic": "objstore.ingest", "reason": reason}.items()
         assert messages[name].headers["time"].endswith("Z")
         assert json.loads(messages[name].body)["k"] == key
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_name_makes_postgresql_or_kafka_refuse_the_others(lake: Lake, data: st.DataObject) -> None:
+    text = st.text(st.characters(), max_size=30)
+    names = data.draw(st.lists(st.tuples(text, st.sampled_from([BUCKET, "other"]) | text), max_size=5))
+    collectors = data.draw(st.lists(text, max_size=2))
+    events = [event(name, bucket) for name, bucket in names if name]
+    events += [event(lake.key(name), bucket) for name, bucket in names]
+    events += [event(lake.key(collector=collector)) for collector in collectors]
+    report = lake.intake.accept(events, "http")
+    assert report.produced + report.dead.total() + report.ignored.total() == len(events)
 
 
 def test_a_collector_too_many_is_a_dead_letter_and_the_others_go_on(lake: Lake) -> None:
