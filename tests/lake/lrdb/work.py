@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish
+from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish, segments
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.lrdb.intake import IngestGroup, Notification
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
@@ -284,6 +284,29 @@ def replace_hour(
             run_id=run,
             messages=list(messages),
         )
+
+
+def compact(lrdb: Lrdb, source: Source, segment_ids: Sequence[int]) -> int:
+    """One segment in place of the day's others, as compaction will write it; its id."""
+    with lrdb.transaction() as conn:
+        old = segments.published_segments(conn, source, Signal.LOGS, DAY, frequency_ms=0)
+        gone = [segment for segment in old if segment.segment_id in segment_ids]
+        merged = output(source, {0: sum(segment.records for segment in gone)}, compacted=True).segment
+        segments.unpublish(conn, gone)
+        segments.insert(conn, [merged])
+        for segment in gone:
+            conn.execute(
+                "INSERT INTO lineage SELECT organization_id, instance_num, signal, frequency_ms, dateint, hour, %s,"
+                " 'segment', segment_id, sum(records), 'compact', 'run', '1' FROM lineage WHERE segment_id = %s"
+                " GROUP BY 1, 2, 3, 4, 5, 6, 9",
+                (merged.segment_id, segment.segment_id),
+            )
+            conn.execute(
+                "INSERT INTO supersessions (organization_id, instance_num, signal, frequency_ms, dateint, segment_id,"
+                " operation, run_id, replaced_by) VALUES (%s, %s, 'logs', 0, %s, %s, 'compact', 'run', %s)",
+                (source.organization_id, source.instance_num, DAY, segment.segment_id, [merged.segment_id]),
+            )
+    return merged.segment_id
 
 
 def planned(box_of: Sequence[int], source: Source, size: int = 8000) -> PlannedBox:
