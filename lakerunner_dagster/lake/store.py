@@ -48,7 +48,7 @@ KEY_BYTES = 1024
 """Longest object key in UTF-8 bytes, in S3, GCS and here."""
 
 CHUNK_BYTES = 4 * 1024 * 1024
-"""Least size of the pieces that an object is read in."""
+"""Least size of the pieces that a large file is hashed in, in bytes; smaller ones are read at once."""
 
 LIST_PAGE = 1000
 """Objects a listing asks for at once: a page of S3's."""
@@ -168,7 +168,7 @@ class Store:
                     f"{self.bucket}/{key} has {size} bytes, more than the {max_bytes} allowed: "
                     "raise LAKERUNNER_LIMIT_OBJECT_BYTES, or write smaller files",
                 )
-            data = b"".join(result.stream(min_chunk_size=CHUNK_BYTES))
+            data = result.bytes().to_bytes()
             if len(data) != size:
                 raise StoreUnavailable(
                     f"{self.bucket}/{key}: {len(data)} bytes came and {size} were announced: "
@@ -186,7 +186,9 @@ class Store:
                 return _described(meta, meta["e_tag"])
         with self._opened(key) as result:
             digest = md5(usedforsecurity=False)
-            for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+            # A stream of a file comes in small pieces, each at the price of a thread's turn: for large files only.
+            small = result.meta["size"] <= CHUNK_BYTES
+            for chunk in [result.bytes()] if small else result.stream(min_chunk_size=CHUNK_BYTES):
                 digest.update(chunk)
             return _described(result.meta, digest.hexdigest())
 
