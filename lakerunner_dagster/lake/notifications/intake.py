@@ -213,11 +213,14 @@ def _message(notification: Notification) -> Message:
 
 
 def _dead_letter(event: ObjectEvent, error: InputError, queued_ms: int) -> Message:
-    """The message of a dead letter. Names that no object has may be of any length: they are cut, to fit a message."""
-    bucket, key = (storable(name)[:SHOWN_CHARACTERS] for name in (event.bucket, event.key))
+    """The message of a dead letter. Names that no object has may be of any length: they are cut, to fit a message.
+
+    In the body they stay what they are otherwise (JSON can say any text), so that a replay sends no other name.
+    """
+    bucket, key = event.bucket[:SHOWN_CHARACTERS], event.key[:SHOWN_CHARACTERS]
     return Message(
         topic=DEADLETTER_TOPIC,
-        key=f"{bucket}/{key}",
+        key=storable(f"{bucket}/{key}"),
         body={
             "b": bucket,
             "k": key,

@@ -104,6 +104,11 @@ def test_names_that_can_be_none_are_kept_for_a_person(lake: Lake) -> None:
         assert letter.key.startswith(f"{BUCKET}/otel-raw/")
         assert letter.error_text.startswith(letter.key[:1000])
     assert len(lake.messages("deadletter", len(BAD_NAMES))) == len(BAD_NAMES)
+    assert lake.intake.replay(letters) == ()
+    assert len(lake.messages("objstore.ingest.logs", 1)) == 1
+    assert sorted((letter.dead_letter_id, letter.times) for letter in waiting(lake)) == sorted(
+        (letter.dead_letter_id, 2) for letter in letters
+    )
 
 
 def test_what_belongs_to_nobody_is_a_row_and_a_message_never_dropped(lake: Lake) -> None:
