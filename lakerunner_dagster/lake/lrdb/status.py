@@ -114,7 +114,7 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
                extract(epoch FROM now() - waiting.since)::float AS oldest_seconds,
                latency.seconds[1] AS p50_seconds, latency.seconds[2] AS p95_seconds
         FROM raw
-        JOIN organization_buckets s ON s.organization_id = %(organization)s AND s.instance_num = raw.instance_num
+        JOIN organization_buckets s USING (instance_num)
         LEFT JOIN waiting USING (instance_num)
         LEFT JOIN box USING (instance_num)
         LEFT JOIN segment USING (instance_num)
@@ -128,6 +128,7 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
                 ORDER BY b.ended_at DESC LIMIT %(boxes)s
             )
         ) AS latency
+        WHERE s.organization_id = %(organization)s
     """).format(table=sql.Identifier(SIGNALS[signal].segment_table), tier=tier)
     parameters = {
         "organization": organization.organization_id,
