@@ -88,7 +88,7 @@ class KafkaServer:
     """The embedded Kafka in a child process, which ends with this one, however this one ends."""
 
     def __init__(self, topics: Sequence[str], log: Path, *, partitions: int = 1) -> None:
-        self._log = log
+        self.log = log
         self._command = [sys.executable, "-m", __name__, f"--partitions={partitions}", *topics]
         self._process: subprocess.Popen[str] | None = None
         self._address = ""
@@ -105,7 +105,7 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start an empty cluster with the topics; return when it takes connections. Raises ServiceFailed."""
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own module
                 self._command,
                 stdin=subprocess.PIPE,
@@ -118,7 +118,7 @@ class KafkaServer:
         self._address = self._process.stdout.readline().strip() if self._process.stdout else ""
         if not self._address:
             self.stop()
-            raise ServiceFailed(f"the embedded Kafka did not start: {self._log.read_text(errors='replace')[-500:]}")
+            raise ServiceFailed(f"the embedded Kafka did not start: {self.log.read_text(errors='replace')[-500:]}")
 
     def stop(self) -> None:
         """End the cluster; nothing happens when it is not running."""

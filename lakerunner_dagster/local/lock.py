@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.local.errors import AlreadyRunning
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+ATTEMPTS = 5
+"""Somebody who asks for the holder takes the lock for a moment."""
 
 
 class ProcessLock:
@@ -28,7 +33,7 @@ class ProcessLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
@@ -39,6 +44,17 @@ class ProcessLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""
