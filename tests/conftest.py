@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.local.kafka import KafkaServer
 from lakerunner_dagster.local.postgres import PostgresServer
 
@@ -45,8 +46,6 @@ def postgres() -> Iterator[TestDatabases]:
 @pytest.fixture(scope="session")
 def migrated_template(postgres: TestDatabases) -> str:
     """Name of a database with lrdb's schema and nothing in it, to be copied."""
-    from lakerunner_dagster.lake.lrdb.migrate import migrate  # noqa: PLC0415  # none is loaded in tests without lrdb
-
     name = "migrated_template"
     migrate(postgres.server.create_database(name))
     return name

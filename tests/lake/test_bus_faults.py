@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lakerunner_dagster.lake.errors import BusUnavailable
 from lakerunner_dagster.lake.model import Message
 from lakerunner_dagster.local.kafka import KafkaServer
 from tests.kafka.mock import OFFSET_COMMIT, PRODUCE, RETRIABLE, FaultyCluster
+from tests.waiting import eventually
 
 SECONDS = 30.0
 QUICK = {"retry.backoff.ms": "1", "reconnect.backoff.ms": "10", "reconnect.backoff.max.ms": "20"}
@@ -62,12 +63,6 @@ def read_until_quiet(bus: Bus, topic: str) -> list[Received]:
         received += consumer.poll(1000, 1.0)
     consumer.close()
     return [message for message in received if not message.key.startswith("end-")]
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.001)
 
 
 def send(bus: Bus, topic: str, batch: int, size: int, timeout_seconds: float) -> bool:
@@ -137,7 +132,7 @@ def test_a_broker_that_comes_and_goes_loses_nothing_that_was_acknowledged(
             cluster.down()
             time.sleep(0.05)
             cluster.up()
-            eventually(partial(through, times * 20))
+            eventually(partial(through, times * 20), "batches come through")
         finished.set()
 
     thread = threading.Thread(target=come_and_go)

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,15 +16,7 @@ import pytest
 
 from lakerunner_dagster.local.errors import AlreadyRunning, ServiceFailed
 from lakerunner_dagster.local.postgres import PostgresServer, find_binaries
-
-DEADLINE_SECONDS = 60.0
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
-        time.sleep(0.02)
+from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,8 +22,8 @@ from lakerunner_dagster.local import services
 from lakerunner_dagster.local.env_file import EnvBlock
 from lakerunner_dagster.local.errors import AlreadyRunning, ServiceFailed
 from lakerunner_dagster.local.services import LocalServices, RunningServices
+from tests.waiting import DEADLINE_SECONDS, eventually
 
-DEADLINE_SECONDS = 60.0
 USERS_LINES = "# mine\nLAKERUNNER_HTTP_PORT=9000\nOTHER='x # y'"
 
 
@@ -38,13 +37,6 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.chdir(name)
         yield Path(name)
         services.down(Path(".lakerunner"))
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
-        time.sleep(0.02)
 
 
 def bus_of(running: RunningServices) -> Bus:
