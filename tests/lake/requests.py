@@ -11,8 +11,6 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from lakerunner_dagster.lake.model import HOUR_MS
-
 MINUTE_MS = 60_000
 NS = 1_000_000
 
@@ -51,8 +49,3 @@ def gauges(name: str, times_ms: list[int]) -> bytes:
 def minutes(start_ms: int, count: int) -> list[int]:
     """So many times from ``start_ms`` on, a minute apart."""
     return [start_ms + number * MINUTE_MS for number in range(count)]
-
-
-def hour(ago: int, now_ms: int) -> int:
-    """The start of the hour so many hours before now, in epoch ms."""
-    return (now_ms // HOUR_MS - ago) * HOUR_MS

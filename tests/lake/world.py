@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb import boxes, check, profiles
 from lakerunner_dagster.lake.lrdb.check import Breach
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
-from lakerunner_dagster.lake.model import RawState, Source
+from lakerunner_dagster.lake.model import HOUR_MS, RawState, Source, day_start_ms
 from lakerunner_dagster.lake.notifications.events import ObjectEvent
 from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
 from lakerunner_dagster.lake.runs.context import Lake, Stores
@@ -33,6 +34,10 @@ from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
 BUCKET = "lake"
 ORGANIZATION = UUID("6b0dbc7c-2a6b-4a0e-9f5f-0d9b6c0f7a11")
 COLLECTOR = "edge"
+DAY = 20260203
+NOON_MS = day_start_ms(DAY) + 12 * HOUR_MS
+"""When every raw object was stored, unless a test says otherwise: days and hours do not depend on when a test runs."""
+
 PATIENCE_SECONDS = 30.0
 
 
@@ -107,9 +112,10 @@ class World:
         path = self.place.bucket / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+        os.utime(path, (NOON_MS / 1000, NOON_MS / 1000))
         return key
 
-    def event(self, key: str, *, etag: str | None = None, event_time_ms: int | None = None) -> ObjectEvent:
+    def event(self, key: str, *, etag: str | None = None, event_time_ms: int = NOON_MS) -> ObjectEvent:
         """The event of an object as it stands there; of none, one that says nothing of it."""
         path = self.place.bucket / key
         data = path.read_bytes() if path.exists() else b""
@@ -118,7 +124,7 @@ class World:
             key=key,
             size=len(data),
             etag=md5(data, usedforsecurity=False).hexdigest() if etag is None else etag,
-            event_time_ms=event_time_ms or now_ms(),
+            event_time_ms=event_time_ms,
         )
 
     def notify(self, *keys: str) -> AcceptReport:

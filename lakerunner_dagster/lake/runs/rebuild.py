@@ -1,21 +1,92 @@
-"""The rebuild of a day: its published segments are computed anew from the raw objects and replaced hour by hour.
+"""The rebuild of a day: what it misses is ingested, then each of its hours is computed anew and replaced.
 
-What belongs here: finding the day's raw objects and the order of steps. What does not: bytes to segments
-(``transform``), the swap itself (``lrdb.publish``).
+What belongs here: the order of these, and what is told when a part cannot be done. What does not: finding objects
+(``discovery``), ingesting (``ingest``), computing hours (``hours``).
 """
 
 from __future__ import annotations
 
-from lakerunner_dagster.lake.model import Source
+import logging
+import time
+
+from lakerunner_dagster.lake.lrdb import boxes, intake, lineage, standing
+from lakerunner_dagster.lake.lrdb.standing import Hour
+from lakerunner_dagster.lake.model import RawState, Source, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.runs.report import OnStep, RebuildReport
+from lakerunner_dagster.lake.runs.discovery import register_unknown
+from lakerunner_dagster.lake.runs.hours import Strays, Task, find_strays, replace_hour
+from lakerunner_dagster.lake.runs.ingest import OUTAGES, require_complete, work_off
+from lakerunner_dagster.lake.runs.report import Failure, OnStep, RebuildReport, Step
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.ticks.boxing import close_partition
+from lakerunner_dagster.lake.ticks.outbox import announce
+
+logger = logging.getLogger(__name__)
 
 
 def rebuild(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_hour: OnStep) -> RebuildReport:
     """Ingest what the day still misses, then replace each of its hours by what its raw objects say now.
 
-    Doing it twice changes nothing. Raises WorkIncomplete at the end when a box or an hour could not be done: each
-    such hour is as it was.
+    ``on_hour`` is called for the boxes as well, which have no ``hour``. Doing it twice changes nothing. Raises
+    WorkIncomplete at the end when a box or an hour could not be done: each such hour is as it was.
     """
-    raise NotImplementedError
+    task = Task(source, signal, dateint, run_id)
+    _find_work(lake, task)
+    drained = work_off(lake, signal, source, dateint, run_id=run_id, on_box=on_hour)
+    hours, failures = _replace_hours(lake, task, on_hour)
+    require_complete(source, dateint, [*drained.failures, *failures])
+    return RebuildReport(drained, tuple(hours), tuple(failures))
+
+
+def _find_work(lake: Lake, task: Task) -> None:
+    """Box what the day lacks: never heard of, set aside, or in boxes that had failed."""
+    found = register_unknown(lake, task.signal, task.source, task.dateint)
+    with lake.lrdb.transaction() as conn:
+        of_day = lineage.raw_objects_of_day(conn, task.source, task.signal, task.dateint)
+        aside = [
+            known.raw.raw_object_id
+            for known in of_day
+            if known.state in (RawState.QUARANTINED, RawState.MISSING)
+            and dateint_of(known.raw.event_time_ms) == task.dateint
+        ]
+        again = intake.requeue(conn, task.source.organization_id, aside)
+        reopened = boxes.reopen_failed(conn, boxes.ingest_stage(task.signal), task.source, task.dateint)
+        close_partition(
+            conn, task.signal, task.source, task.dateint, policy=lake.policy, now_ms=time.time_ns() // 1_000_000
+        )
+    logger.info("%d raw objects were unknown, %d set aside, %d boxes had failed", found, again, reopened)
+
+
+def _replace_hours(lake: Lake, task: Task, on_hour: OnStep) -> tuple[list[Step], list[Failure]]:
+    """Compute and swap each hour that has segments, or should have."""
+    with lake.lrdb.connection() as conn:
+        hours = standing.hours_of_day(conn, task.source, task.signal, task.dateint)
+    strays = _strays(lake, task)
+    done: dict[Hour, Step] = {}
+    failures: list[Failure] = []
+    for hour in sorted(hours | strays.hours):
+        if hour in done:
+            continue
+        try:
+            swapped = replace_hour(lake, task, hour, strays.readings)
+        except Exception as error:  # noqa: BLE001  # whatever ails this hour, the others are to be done
+            logger.warning("%d %02dh stays as it was: %s", *hour, error)
+            failures.append(Failure(f"{hour.dateint} {hour.hour:02d}h", type(error).__name__, str(error)))
+            if isinstance(error, OUTAGES):
+                break
+            continue
+        done |= swapped
+        announce(lake.lrdb, lake.bus)
+        for step in swapped.values():
+            on_hour(step)
+    return list(done.values()), failures
+
+
+def _strays(lake: Lake, task: Task) -> Strays:
+    """Records that were rejected when they were ingested on this day, and would not be now."""
+    with lake.lrdb.connection() as conn:
+        rejecting = standing.rejecting_objects(conn, task.source, task.signal, task.dateint)
+        seen = standing.records_by_hour(conn, task.source, task.signal, [raw.raw_object_id for raw in rejecting])
+    # An object that is seen on this day is read for its hours in any case.
+    elsewhere = [raw for raw in rejecting if task.dateint not in {hour.dateint for hour in seen[raw.raw_object_id]}]
+    return find_strays(lake, task, elsewhere)

@@ -6,7 +6,6 @@ rows make a box (``planning.boxer``), how they are stored (``lrdb``).
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,8 +53,7 @@ class BoxerTick:
         """One tick: all that Kafka has, until ``deadline`` (of ``time.monotonic()``), made durable and planned."""
         counts: Counter[str] = Counter()
         observed: dict[tuple[Source, int], Observed] = {}
-        while True:
-            received = self._listener.receive()
+        for received in self._listener.batches(deadline):
             with self._lake.lrdb.transaction() as conn:
                 letters, unreadable = opened(conn, received, now_ms)
                 taken = take_in(conn, self._signal, letters, self._lake.limits, now_ms)
@@ -69,8 +67,6 @@ class BoxerTick:
             for place, more in taken.upserted.observed.items():
                 seen = observed.get(place, Observed(0, 0))
                 observed[place] = Observed(seen.objects + more.objects, seen.bytes + more.bytes)
-            if not received or time.monotonic() >= deadline:
-                break
         return BoxerReport(
             received=counts["received"],
             new=counts["new"],

@@ -7,7 +7,7 @@ What belongs here: the steps inside their one transaction. What does not: Kafka 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lakerunner_dagster.lake.bus import Received
@@ -15,8 +15,8 @@ from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.lrdb import boxes, dead_letters, intake, outbox
 from lakerunner_dagster.lake.lrdb.connection import Conn, storable
 from lakerunner_dagster.lake.lrdb.intake import Notification, Upserted
-from lakerunner_dagster.lake.model import Message, day_start_ms, rfc3339
-from lakerunner_dagster.lake.planning.boxer import plan
+from lakerunner_dagster.lake.model import Message, Source, day_start_ms, rfc3339
+from lakerunner_dagster.lake.planning.boxer import Pending, plan
 from lakerunner_dagster.lake.settings import BoxPolicy, Limits
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS, Signal
 
@@ -81,6 +81,22 @@ def take_in(conn: Conn, signal: Signal, letters: Iterable[Letter], limits: Limit
 def close_boxes(conn: Conn, signal: Signal, policy: BoxPolicy, now_ms: int) -> int:
     """Close the boxes that are full or old enough; how many. One transaction at a time does so for a signal."""
     waiting = intake.pending(conn, signal, PENDING, policy.window_seconds)
+    return _close(conn, signal, waiting, policy, now_ms)
+
+
+def close_partition(conn: Conn, signal: Signal, source: Source, dateint: int, *, policy: BoxPolicy, now_ms: int) -> int:
+    """Close boxes of all that waits for a source and day, however young it is; how many."""
+    partition = (source.organization_id, source.instance_num, dateint)
+    waiting = intake.pending(conn, signal, PENDING, policy.window_seconds)
+    return _close(conn, signal, [item for item in waiting if item.group[:3] == partition], at_once(policy), now_ms)
+
+
+def at_once(policy: BoxPolicy) -> BoxPolicy:
+    """The policy, but nothing has to wait for a box to fill."""
+    return policy.model_copy(update={"age_seconds": 0.0})
+
+
+def _close(conn: Conn, signal: Signal, waiting: Sequence[Pending], policy: BoxPolicy, now_ms: int) -> int:
     # Since when an item waits is by lrdb's clock, which may be ahead of ours.
     present_ms = max([now_ms, *(item.waiting_since_ms for item in waiting)])
     return sum(len(boxes.open_boxes(conn, signal, planned, now_ms)) for planned in plan(waiting, policy, present_ms))

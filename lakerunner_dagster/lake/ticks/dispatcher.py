@@ -7,7 +7,6 @@ starting the run (the sensor does), and what the run does (``runs``).
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.model import Source, date_of
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.ticks.boxing import Letter, close_boxes, opened, take_in
+from lakerunner_dagster.lake.ticks.boxing import Letter, at_once, close_boxes, opened, take_in
 from lakerunner_dagster.lake.ticks.listening import Listener
 from lakerunner_dagster.lake.ticks.outbox import announce
 
@@ -61,14 +60,11 @@ class DispatcherTick:
         ``active`` are the (source key, dateint) that have a run queued or going, ``room`` is how many more may start.
         ``deadline`` is of ``time.monotonic()``: Kafka is polled no longer.
         """
-        while True:
-            received = self._listener.receive()
+        for received in self._listener.batches(deadline):
             with self._lake.lrdb.transaction() as conn:
                 self._take_up(conn, received, now_ms)
                 self._listener.record(conn)
             self._listener.commit()
-            if not received or time.monotonic() >= deadline:
-                break
         announce(self._lake.lrdb, self._lake.bus)
         with self._lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, boxes.ingest_stage(self._signal))
@@ -85,8 +81,7 @@ class DispatcherTick:
         members = [member for letter in foreign for member in _members(letter)]
         if members:
             take_in(conn, self._signal, members, self._lake.limits, now_ms)
-            at_once = self._lake.policy.model_copy(update={"age_seconds": 0.0})
-            close_boxes(conn, self._signal, at_once, now_ms)
+            close_boxes(conn, self._signal, at_once(self._lake.policy), now_ms)
 
     def _dispatch(self, partition: WaitingPartition) -> Dispatch:
         state = list(zip(partition.box_ids, partition.attempts, partition.dispatches, strict=True))

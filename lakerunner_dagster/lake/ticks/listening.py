@@ -2,13 +2,15 @@
 
 What belongs here: positions, in lrdb's transaction and in Kafka. What does not: what messages mean.
 
-The order is: ``receive``, ``record`` in the transaction that makes the messages durable, ``commit`` to Kafka. Killed
-anywhere, the next listener reads again what was not recorded, and the rows are the same: nothing is counted twice.
+The order is: take one of ``batches``, ``record`` it in the transaction that makes the messages durable, ``commit`` to
+Kafka. Killed anywhere, the next listener reads again what was not recorded, and the rows are the same.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
 
 from lakerunner_dagster.lake.bus import BusConsumer, Received
 from lakerunner_dagster.lake.errors import BusUnavailable
@@ -21,8 +23,11 @@ logger = logging.getLogger(__name__)
 BATCH = 2000
 """Most messages that are made durable in one transaction."""
 
-POLL_SECONDS = 0.5
-"""How long a listener waits for a first message: an idle tick lasts no longer."""
+FIRST_SECONDS = 0.5
+"""How long a tick waits for a first message: an idle one lasts no longer."""
+
+NEXT_SECONDS = 0.1
+"""How long it waits for another, which the client will have fetched already."""
 
 Positions = dict[tuple[str, int], int]
 """The next offset to read of each (topic, partition)."""
@@ -44,10 +49,21 @@ class Listener:
         self._reached: Positions = {}
         self.trouble: str | None = None
 
-    def receive(self) -> list[Received]:
-        """What has come since the last recorded message; empty when nothing has, or Kafka cannot be reached."""
+    def batches(self, deadline: float) -> Iterator[list[Received]]:
+        """What has come since the last recorded message, until ``deadline`` (of ``time.monotonic()``).
+
+        Each batch is to be recorded before the next is asked for. The last is empty, unless the time is up; it is the
+        only one when nothing has come, or Kafka cannot be reached.
+        """
+        received = self._receive(FIRST_SECONDS)
+        yield received
+        while received and time.monotonic() < deadline:
+            received = self._receive(NEXT_SECONDS)
+            yield received
+
+    def _receive(self, timeout_seconds: float) -> list[Received]:
         try:
-            received = self._assigned().poll(BATCH, POLL_SECONDS)
+            received = self._assigned().poll(BATCH, timeout_seconds)
         except BusUnavailable as error:
             logger.warning("%s is not heard: %s", self._topic, error)
             self.trouble = str(error)
@@ -74,7 +90,7 @@ class Listener:
             logger.warning("offsets of %s are in lrdb, but not committed to Kafka: %s", self._topic, error)
 
     def close(self) -> None:
-        """Let the connection go; the next ``receive`` begins anew from lrdb."""
+        """Let the connection go; the next tick begins anew from lrdb."""
         if self._consumer is not None:
             self._consumer.close()
         self._consumer = None
