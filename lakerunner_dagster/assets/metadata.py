@@ -6,6 +6,7 @@ What belongs here: summing up steps and choosing how they are shown. What does n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -42,7 +43,7 @@ def work_metadata(steps: Sequence[Step]) -> Metadata:
         "segments superseded": dg.MetadataValue.int(sum(step.superseded for step in steps)),
         "days touched": dg.MetadataValue.text(", ".join(map(str, days))),
         "transactions": dg.MetadataValue.int(len(steps)),
-        "seconds": dg.MetadataValue.float(round(sum(step.seconds for step in steps), 3)),
+        "seconds": dg.MetadataValue.float(round(math.fsum(step.seconds for step in steps), 3)),
         "peak memory, bytes": dg.MetadataValue.int(max((step.peak_memory_bytes for step in steps), default=0)),
         **segments_metadata(segments),
     }

@@ -6,7 +6,7 @@ work (``lake.runs``), and which run is started when (``sensors``).
 A run that a dispatcher started drains what waits for its partition; any other rebuilds it.
 """
 
-from __future__ import annotations
+# No postponed annotations here: Dagster reads those of the decorated function as they stand.
 
 import warnings
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def segment_asset(spec: SignalSpec) -> dg.AssetsDefinition:
         def segments(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Event]:
             with lake.open() as opened:
                 attempts = [_attempt(opened, context, spec, DaySource.of(key)) for key in context.partition_keys]
-            return _events(context, spec, attempts)
+            yield from _events(context, spec, attempts)
 
     return segments
 
@@ -91,9 +91,9 @@ def _attempt(lake: Lake, context: dg.AssetExecutionContext, spec: SignalSpec, pa
     try:
         source = _source(lake, partition)
         if trigger_of(context.run.tags) is Trigger.DISPATCHER:
-            drain(lake, spec.signal, source, partition.dateint, run_id=context.run_id, on_box=on_step)
+            drain(lake, spec.signal, source, partition.dateint, run_id=context.run.run_id, on_box=on_step)
         else:
-            rebuild(lake, spec.signal, source, partition.dateint, run_id=context.run_id, on_hour=on_step)
+            rebuild(lake, spec.signal, source, partition.dateint, run_id=context.run.run_id, on_hour=on_step)
     except Exception as caught:  # raised again at the end of the run
         context.log.exception("%s is not complete", partition.key)
         error = caught
@@ -143,7 +143,7 @@ def _elsewhere(
     context: dg.AssetExecutionContext, spec: SignalSpec, attempt: Attempt, own: set[DaySource]
 ) -> Iterator[Event]:
     """A materialisation for each other day on which records of this partition's boxes fell."""
-    came_with: Metadata = {"came with": dg.MetadataValue.text(f"{attempt.partition.key} (run {context.run_id})")}
+    came_with: Metadata = {"came with": dg.MetadataValue.text(f"{attempt.partition.key} (run {context.run.run_id})")}
     for dateint in sorted({day for step in attempt.steps for day in step.days}):
         partition = DaySource(dateint, attempt.partition.source_key)
         if partition not in own:
