@@ -78,7 +78,7 @@ def test_a_killed_owner_leaves_no_server_and_no_lock(directory: Path) -> None:
 
 
 def test_a_killed_server_recovers_what_was_committed(directory: Path) -> None:
-    server = PostgresServer(directory, durable=False)
+    server = PostgresServer(directory)
     server.start()
     with psycopg.connect(server.create_database("lrdb")) as conn:
         conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
