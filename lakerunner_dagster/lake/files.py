@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 UPLOADING = re.compile(r"#\d+$")
 """How obstore names a file that it is still writing."""
 
+DRIVE = re.compile(r"[A-Za-z][:|]$")
+"""What obstore takes for a Windows drive, and so for a directory, at the end of a path."""
+
 NAME_BYTES = 255
 """Longest file name, in bytes, on the usual file systems."""
 
@@ -50,8 +53,8 @@ class PlainFiles:
 
     def admit(self, key: str) -> None:
         """InputError when no file of ours can be called that; ObjectMissing when a symbolic link stands in its path."""
-        if UPLOADING.search(key):
-            raise InputError("bad_key", f"object key {key!a} ends as a file does that is still written: rename it")
+        if UPLOADING.search(key) or DRIVE.search(key):
+            raise InputError("bad_key", f"object key {key!a} ends as no file of a local bucket may: rename it")
         elements = key.split("/")
         if any(len(element.encode()) > NAME_BYTES for element in elements):
             raise InputError(
