@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -125,6 +126,7 @@ def refusal(time_ns: int, latest_ns: int, owners: Iterable[Owner], limits: Limit
     return None
 
 
+@cache
 def column_name(group: str, key: str) -> str:
     """The column of an attribute."""
     letters = (chr(byte).lower() if chr(byte).isascii() and chr(byte).isalnum() else "_" for byte in key.encode())

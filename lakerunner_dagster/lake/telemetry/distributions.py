@@ -196,8 +196,8 @@ def _closed(ranges: _Ranges, stated: Stated) -> _Ranges:
     highs = np.where(over, np.where(under, means, ranges.lows), ranges.highs)
     lows = np.where(under & ~np.isnan(lowest), lowest, lows)
     highs = np.where(over & ~np.isnan(highest), highest, highs)
-    lows, highs = (np.fmin(np.fmax(bounds, lowest), highest) for bounds in (lows, highs))
     known = np.isfinite(lows) & np.isfinite(highs)
+    lows, highs = (np.fmin(np.fmax(bounds, lowest), highest) for bounds in (lows, highs))
     return _Ranges(ranges.owners, np.minimum(lows, highs), np.maximum(lows, highs), ranges.counts).where(known)
 
 

@@ -307,5 +307,6 @@ def _completed(table: pa.Table, sketches: _SketchColumn) -> pa.Table:
     values = quantiles(taken(sketches.pool, np.flatnonzero(used)))
     rows = (np.cumsum(used) - 1)[sketches.codes]
     for name, column in zip(PERCENTILES, values.T, strict=True):
-        table = table.append_column(name, _nullable(np.fmin(np.fmax(column[rows], lows), highs)))
+        clamped = np.fmin(np.fmax(column[rows], lows), highs)
+        table = table.append_column(name, _nullable(np.where(np.isnan(column[rows]), np.nan, clamped)))
     return table
