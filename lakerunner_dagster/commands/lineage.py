@@ -1,6 +1,6 @@
 """``lakerunner lineage``: which segments a raw object went into, or which raw objects a segment stands on.
 
-What belongs here: telling the two kinds of key apart, and the table. What does not: the search (``lake.lrdb.lineage``).
+What belongs here: telling the two kinds of key apart, and the text. What does not: the search (``lake.lrdb.lineage``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from lakerunner_dagster.commands.session import console, lrdb_snapshot
 from lakerunner_dagster.lake.errors import RequestRefused
@@ -36,16 +35,11 @@ def show_lineage(
                 )
             for found in known:
                 console.print(f"{found.raw.bucket}: [bold]{found.raw.key}[/] (etag {found.raw.etag}) is {found.state}")
-    table = Table("raw object", "records", "segment", "state", "made by", "code", "run")
     for link in links:
         segment = link.segment
-        table.add_row(
-            link.known.raw.key,
-            "" if link.records is None else f"{link.records:,}",
-            segment.key,
-            "published" if segment.published else "superseded",
-            segment.operation,
-            segment.code_version,
-            segment.run_id,
-        )
-    console.print(table if links else "no segment stands on it")
+        state = "published" if segment.published else "superseded"
+        records = "its records" if link.records is None else f"{link.records:,} records"
+        console.print(f"{link.known.raw.key}\n  {records} → [bold]{segment.key}[/]", soft_wrap=True)
+        console.print(f"  {state}; {segment.operation}, code version {segment.code_version}, run {segment.run_id}")
+    if not links:
+        console.print("no segment stands on it")

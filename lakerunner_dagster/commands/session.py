@@ -5,6 +5,7 @@ What belongs here: opening and closing. What does not: any command.
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from lakerunner_dagster.lake.lrdb.connection import Conn
 
-console = Console()
+WIDTH_OF_FILES = 160
+"""Columns of output that goes to a file or a pipe, which wraps nothing by itself."""
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 
 
 @contextmanager

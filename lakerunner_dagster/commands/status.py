@@ -5,8 +5,11 @@ What belongs here: the tables. What does not: the counting (``lake.lrdb.status``
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lakerunner_dagster.commands.session import console, lrdb_snapshot
@@ -14,7 +17,7 @@ from lakerunner_dagster.lake.lrdb import profiles, status
 from lakerunner_dagster.lake.model import date_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lakerunner_dagster.lake.lrdb.status import FailedBox, SourceStatus
 
@@ -34,29 +37,41 @@ def show_status() -> None:
 
 
 def status_table(rows: Sequence[SourceStatus]) -> Table:
-    """A row for each source and stage; times in seconds."""
-    table = Table(caption="objects, but for records and segments; seconds from notification to queryable")
-    table.add_column("source")
-    table.add_column("stage")
-    for heading in ("notified", "boxed", "ingested", "quarantined", "missing", "records", "segments", "failed boxes"):
-        table.add_column(heading, justify="right")
-    for heading in ("oldest waits", "p50", "p95"):
-        table.add_column(heading, justify="right")
+    """A row for each source and stage; what is set aside or failed has a column only where there is any."""
+    shown = [column for column in _COLUMNS if column.always or any(column.value(row) for row in rows)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for heading in ("source", "stage"):
+        table.add_column(heading, no_wrap=True)
+    for column in shown:
+        table.add_column(column.heading, justify="right", style=column.style)
     for row in rows:
-        table.add_row(
-            row.source,
-            row.stage,
-            f"{row.notified:,}",
-            f"{row.boxed:,}",
-            f"{row.ingested:,}",
-            _alarming(row.quarantined),
-            _alarming(row.missing),
-            f"{row.records:,}",
-            f"{row.segments:,}",
-            _alarming(row.boxes_failed),
-            *(_seconds(value) for value in (row.oldest_seconds, row.p50_seconds, row.p95_seconds)),
-        )
+        table.add_row(row.source, row.stage, *(_number(column.value(row)) for column in shown))
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of numbers; one that is not ``always`` there appears with its first number that is not 0."""
+
+    heading: str
+    value: Callable[[SourceStatus], float | None]
+    always: bool = True
+    style: str = ""
+
+
+_COLUMNS = (
+    _Column("notified", attrgetter("notified")),
+    _Column("boxed", attrgetter("boxed")),
+    _Column("ingested", attrgetter("ingested")),
+    _Column("quaran-\ntined", attrgetter("quarantined")),
+    _Column("missing", attrgetter("missing"), always=False, style="red"),
+    _Column("records", attrgetter("records")),
+    _Column("segments", attrgetter("segments")),
+    _Column("failed\nboxes", attrgetter("boxes_failed"), always=False, style="red"),
+    _Column("oldest\nwaits s", attrgetter("oldest_seconds")),
+    _Column("queryable\np50 s", attrgetter("p50_seconds")),
+    _Column("\np95 s", attrgetter("p95_seconds")),
+)
 
 
 def _failed_table(failed: Sequence[FailedBox]) -> Table:
@@ -75,9 +90,7 @@ def _failed_table(failed: Sequence[FailedBox]) -> Table:
     return table
 
 
-def _alarming(count: int) -> str:
-    return f"[red]{count:,}[/]" if count else "0"
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

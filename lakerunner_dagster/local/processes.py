@@ -10,12 +10,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+POLL_SECONDS = 0.05
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -79,13 +83,37 @@ class Children:
         return next((child for child in self._children if child.process.poll() is not None), None)
 
     def stop(self, grace_seconds: float = 20.0) -> None:
-        """Ask each to end, the last started first, and kill the process group of one that does not within the grace."""
+        """Ask each to end, the last started first, then what it started; kill who does not end within the grace."""
         while self._children:
             child = self._children.pop()
-            if child.process.poll() is None:
-                child.process.send_signal(signal.SIGTERM)
-                try:
-                    child.process.wait(grace_seconds)
-                except subprocess.TimeoutExpired:
-                    os.killpg(child.process.pid, signal.SIGKILL)
-                    child.process.wait()
+            # The child first and alone: it may know better in which order its own children end.
+            child.process.terminate()
+            _wait_until(partial(_has_ended, child.process), grace_seconds)
+            _signal_group(child.process.pid, signal.SIGTERM)
+            _wait_until(partial(_group_is_empty, child.process), grace_seconds)
+            _signal_group(child.process.pid, signal.SIGKILL)
+            child.process.wait()
+
+
+def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is not None
+
+
+def _group_is_empty(leader: subprocess.Popen[bytes]) -> bool:
+    leader.poll()  # a leader that nobody has waited for still counts as a member
+    return not _signal_group(leader.pid, 0)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Signal every process of a group; False when there is none."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

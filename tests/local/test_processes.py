@@ -66,6 +66,18 @@ def test_a_child_that_will_not_end_is_killed(tmp_path: Path, command: list[str])
     assert child.process.returncode in {-signal.SIGTERM, -signal.SIGKILL}
 
 
+def test_a_grandchild_that_outlives_its_parent(tmp_path: Path) -> None:
+    children = Children(tmp_path, {})
+    code = (
+        f"import subprocess; print(subprocess.Popen({SLEEPER!r}, stdout=subprocess.DEVNULL).pid, flush=True); input()"
+    )
+    child = children.start("parent", [sys.executable, "-c", f"{code}"])
+    assert eventually(lambda: child.tail()[:1].isdigit() and "EOFError" in child.tail())
+    grandchild = int(child.tail().splitlines()[0])
+    children.stop()
+    assert eventually(lambda: gone(grandchild))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
 def test_kill_of_the_parent_leaves_no_child_behind(tmp_path: Path) -> None:
     parent = subprocess.Popen(
