@@ -14,10 +14,25 @@ from tests.conftest import TestDatabases
 from tests.lake.lrdb.work import add_source
 
 FILLED = (
-    "raw_objects, boxes, compression_ratios, lineage, ledger, supersessions, outbox, consumed_offsets, dead_letters,"
-    " bucket_prefix_mappings, retentions, organization_buckets, bucket_configurations, organizations"
+    "raw_objects",
+    "boxes",
+    "compression_ratios",
+    "lineage",
+    "ledger",
+    "supersessions",
+    "log_seg",
+    "metric_seg",
+    "trace_seg",
+    "outbox",
+    "consumed_offsets",
+    "dead_letters",
+    "bucket_prefix_mappings",
+    "retentions",
+    "organization_buckets",
+    "bucket_configurations",
+    "organizations",
 )
-"""Every table but those of segments, so that what refers to another comes before it."""
+"""Every table, so that what refers to another comes before it."""
 
 
 @pytest.fixture(scope="session")
@@ -26,35 +41,31 @@ def shared_url(postgres: TestDatabases, migrated_template: str) -> str:
     return postgres.create_database(template=migrated_template)
 
 
-def empty(url: str) -> None:
-    """Take everything out of a database that earlier tests have put in, and whoever they left connected."""
+def disconnect(url: str) -> None:
+    """End the sessions that a test before has left behind, and the locks that they hold."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
-        branches = conn.execute(
-            "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON oid = inhparent"
-            " WHERE relname IN ('log_seg', 'metric_seg', 'trace_seg')"
-        ).fetchall()
-        for (branch,) in branches:
-            conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(branch)))
-        for table in FILLED.split(", "):
-            conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.strip())))
+
+
+def empty(url: str) -> None:
+    """Take everything out of a database that earlier tests have put in.
+
+    Day leaves stay: organizations of one name have one id in all tests, so that leaves are made once for all.
+    """
+    with psycopg.connect(url, autocommit=True) as conn:
+        for table in FILLED:
+            conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
 
 @pytest.fixture
 def lrdb(shared_url: str) -> Iterator[Lrdb]:
     """An open Lrdb with nothing in it."""
+    disconnect(shared_url)
     empty(shared_url)
     with Lrdb(shared_url, min_size=1, max_size=12) as lrdb:
-        yield lrdb
-
-
-@pytest.fixture
-def own_lrdb(lrdb_url: str) -> Iterator[Lrdb]:
-    """As ``lrdb``, for a test that changes the schema or fills the tables."""
-    with Lrdb(lrdb_url, min_size=1, max_size=12) as lrdb:
         yield lrdb
 
 

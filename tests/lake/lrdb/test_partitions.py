@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -12,10 +12,11 @@ from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from tests.lake.lrdb.work import DAY, one
 
-LEAVES = """
-    SELECT count(*) FROM pg_inherits leaf
-    JOIN pg_inherits branch ON branch.inhrelid = leaf.inhparent AND branch.inhparent = %s::regclass
-"""
+
+def leaves(lrdb: Lrdb, signal: Signal, *organization_ids: UUID) -> int:
+    """How many day leaves these organizations have."""
+    branches = [f"{SIGNALS[signal].segment_table}_{organization_id.hex}" for organization_id in organization_ids]
+    return int(one(lrdb, "SELECT count(*) FROM pg_inherits WHERE inhparent::regclass::text = ANY(%s)", branches))
 
 
 @pytest.mark.parametrize("signal", list(Signal))
@@ -23,12 +24,13 @@ def test_leaves_are_made_once(lrdb: Lrdb, signal: Signal) -> None:
     organization_id = uuid4()
     for _ in range(2):
         ensure_partitions(lrdb, signal, organization_id, [DAY, DAY + 1, DAY])
-    assert one(lrdb, LEAVES, SIGNALS[signal].segment_table) == 2
+    assert leaves(lrdb, signal, organization_id) == 2
 
 
 def test_the_last_day_of_a_year_has_a_leaf(lrdb: Lrdb) -> None:
-    ensure_partitions(lrdb, Signal.LOGS, uuid4(), [20251231, 20260101])
-    assert one(lrdb, LEAVES, "log_seg") == 2
+    organization_id = uuid4()
+    ensure_partitions(lrdb, Signal.LOGS, organization_id, [20251231, 20260101])
+    assert leaves(lrdb, Signal.LOGS, organization_id) == 2
 
 
 def test_many_that_make_the_same_leaves_at_once_all_succeed(lrdb: Lrdb) -> None:
@@ -39,7 +41,7 @@ def test_many_that_make_the_same_leaves_at_once_all_succeed(lrdb: Lrdb) -> None:
         done = [pool.submit(ensure_partitions, lrdb, Signal.METRICS, *task) for task in work]
         for future in done:
             future.result()
-    assert one(lrdb, LEAVES, "metric_seg") == 12
+    assert leaves(lrdb, Signal.METRICS, *organizations) == 12
 
 
 def test_a_reader_and_a_writer_at_work_do_not_keep_a_new_leaf_waiting(lrdb: Lrdb) -> None:
@@ -48,13 +50,13 @@ def test_a_reader_and_a_writer_at_work_do_not_keep_a_new_leaf_waiting(lrdb: Lrdb
     with ThreadPoolExecutor(1) as pool, lrdb.transaction() as conn:
         conn.execute("SELECT count(*) FROM log_seg")
         conn.execute("LOCK TABLE log_seg IN ROW EXCLUSIVE MODE")
-        for made in ((organization_id, [DAY + 1]), (uuid4(), [DAY])):
+        for made in ((organization_id, [DAY + 1]), (another := uuid4(), [DAY])):
             pool.submit(ensure_partitions, lrdb, Signal.LOGS, *made).result(timeout=60)
-    assert one(lrdb, LEAVES, "log_seg") == 3
+    assert leaves(lrdb, Signal.LOGS, organization_id, another) == 3
 
 
 @pytest.mark.parametrize("dateint", [20260230, 0, 1, 202601, -20260101])
 def test_a_day_that_is_none_is_refused(lrdb: Lrdb, dateint: int) -> None:
     with pytest.raises(ValueError, match=r"day|year|month"):
-        ensure_partitions(lrdb, Signal.LOGS, uuid4(), [dateint])
-    assert one(lrdb, LEAVES, "log_seg") == 0
+        ensure_partitions(lrdb, Signal.LOGS, organization_id := uuid4(), [dateint])
+    assert leaves(lrdb, Signal.LOGS, organization_id) == 0

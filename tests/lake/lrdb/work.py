@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish, segments
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
@@ -60,7 +60,9 @@ def do(lrdb: Lrdb, statement: str, *parameters: Any) -> int:
 def add_source(lrdb: Lrdb, organization: str, collector: str, bucket: str = "lake") -> Source:
     """A source, with its organization and bucket where they are new."""
     with lrdb.transaction() as conn:
-        known = profiles.organization_named(conn, organization) or profiles.add_organization(conn, organization)
+        known = profiles.organization_named(conn, organization) or profiles.add_organization(
+            conn, organization, uuid5(NAMESPACE_OID, organization)
+        )
         profiles.put_bucket(conn, BucketConfiguration(bucket, "file", endpoint=f"/{bucket}"))
         return profiles.register_source(conn, known.organization_id, collector, bucket, limit=1000)
 

@@ -1,0 +1,93 @@
+"""The backlog as a person sees it adds up, and ages."""
+
+from __future__ import annotations
+
+import pytest
+
+from lakerunner_dagster.lake.lrdb import status
+from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.lrdb.status import SourceStatus
+from lakerunner_dagster.lake.model import Source
+from lakerunner_dagster.lake.signals import Signal
+from tests.lake.lrdb.work import (
+    add_source,
+    do,
+    ingest,
+    must_claim,
+    notification,
+    notify,
+    open_box,
+    publish_box,
+    quarantined,
+)
+
+
+def shown(lrdb: Lrdb) -> dict[tuple[str, str], SourceStatus]:
+    with lrdb.connection() as conn:
+        return {(row.stage, row.source): row for row in status.status(conn)}
+
+
+def test_nothing_notified_shows_nothing(lrdb: Lrdb, edge: Source) -> None:
+    assert edge.key == "acme/edge"
+    assert shown(lrdb) == {}
+
+
+def test_every_object_is_in_one_column(lrdb: Lrdb, edge: Source) -> None:
+    ingest(lrdb, edge, objects=4)
+    ingest(lrdb, edge, Signal.METRICS)
+    ingest(lrdb, add_source(lrdb, "globex", "edge"))
+    open_box(lrdb, edge, objects=2)
+    box = must_claim(lrdb, edge)
+    publish_box(lrdb, box, [], [quarantined(member.raw_object_id) for member in box.members])
+    open_box(lrdb, edge, objects=5)
+    must_claim(lrdb, edge)
+    open_box(lrdb, edge, objects=1)
+    notify(lrdb, notification(edge))
+    rows = shown(lrdb)
+    assert set(rows) == {("logs.ingest", "acme/edge"), ("logs.ingest", "globex/edge"), ("metrics.ingest", "acme/edge")}
+    logs = rows["logs.ingest", "acme/edge"]
+    states = (logs.pending, logs.boxed, logs.ingested, logs.quarantined, logs.missing)
+    assert states == (1, 6, 4, 2, 0)
+    assert logs.notified == sum(states)
+    assert (logs.boxes_open, logs.boxes_claimed, logs.boxes_failed) == (1, 1, 0)
+    assert (logs.segments, logs.records) == (1, 40)
+
+
+def test_ages_and_latencies_are_in_seconds(lrdb: Lrdb, edge: Source) -> None:
+    ingest(lrdb, edge, objects=4)
+    done = shown(lrdb)["logs.ingest", "acme/edge"]
+    assert done.oldest_seconds is None
+    do(lrdb, "UPDATE raw_objects SET pending_since = ended_at - interval '8 seconds'")
+    do(
+        lrdb,
+        "UPDATE raw_objects SET pending_since = ended_at - interval '28 seconds'"
+        " WHERE raw_object_id = (SELECT max(raw_object_id) FROM raw_objects)",
+    )
+    notify(lrdb, notification(edge))
+    do(lrdb, "UPDATE raw_objects SET pending_since = now() - interval '1 hour' WHERE state = 'pending'")
+    row = shown(lrdb)["logs.ingest", "acme/edge"]
+    assert row.p50_seconds == pytest.approx(8)
+    assert row.p95_seconds == pytest.approx(25)
+    assert row.oldest_seconds is not None
+    assert row.oldest_seconds >= 3600
+
+
+def test_the_oldest_object_may_be_in_a_failed_box(lrdb: Lrdb, edge: Source) -> None:
+    box_id = open_box(lrdb, edge)
+    do(lrdb, "UPDATE raw_objects SET pending_since = now() - interval '1 hour'")
+    do(lrdb, "UPDATE boxes SET state = 'failed', error_class = 'E', error_text = 'why', ended_at = now(), attempts = 5")
+    row = shown(lrdb)["logs.ingest", "acme/edge"]
+    assert row.boxes_failed == 1
+    assert row.oldest_seconds is not None
+    assert row.oldest_seconds >= 3600
+    with lrdb.connection() as conn:
+        (failed,) = status.failed_boxes(conn, edge.organization_id)
+    assert (failed.box_id, failed.source, failed.error_text, failed.attempts) == (box_id, "acme/edge", "why", 5)
+
+
+def test_superseded_segments_do_not_count(lrdb: Lrdb, edge: Source) -> None:
+    ingest(lrdb, edge)
+    _, out = ingest(lrdb, edge)
+    do(lrdb, "UPDATE log_seg SET published = false WHERE segment_id = %s", out.segment.segment_id)
+    row = shown(lrdb)["logs.ingest", "acme/edge"]
+    assert (row.segments, row.records) == (1, 30)
