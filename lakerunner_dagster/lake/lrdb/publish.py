@@ -206,6 +206,7 @@ def replace_hour(
             raise SwapConflict(f"segment {output.segment.key} is not of {dateint} {hour:02d}h: nothing is published")
     conservation.require_outputs_stand_on_inputs(outputs)
     conservation.require_ledger(ledger, outputs, read=ledger.records_read)
+    segments.lock_swaps(conn, source, signal, frequency_ms)
     _require_ingested(conn, source, read_inputs, outputs)
     published = segments.lock_published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour)
     _require_read(conn, source, published, read_inputs)

@@ -71,13 +71,20 @@ def published_segments(
     return _published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour, lock=False)
 
 
+def lock_swaps(conn: Conn, source: Source, signal: Signal, frequency_ms: int) -> None:
+    """Until the transaction ends, no other one swaps segments of this source, signal and tier.
+
+    Locked rows alone would not do: of two swaps that wait for each other's, the second would not see the first's new
+    rows. One lock, whatever the hours: a swap takes milliseconds, and two that share objects cannot wait in a circle.
+    """
+    place = (source.organization_id, source.instance_num, signal, frequency_ms)
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", ("lrdb swap " + " ".join(map(str, place)),))
+
+
 def lock_published(
     conn: Conn, source: Source, signal: Signal, dateint: int, *, frequency_ms: int, hour: int
 ) -> list[Segment]:
-    """The published segments of an hour, locked until the transaction ends, which is the only one that swaps it."""
-    place = (source.organization_id, source.instance_num, signal, dateint, frequency_ms, hour)
-    # Locking rows does not keep another swap's new rows out of sight of this one, or the other way round: this does.
-    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", ("lrdb swap " + " ".join(map(str, place)),))
+    """The published segments of an hour, locked until the transaction ends; after :func:`lock_swaps`."""
     return _published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour, lock=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ from tests.lake.lrdb.work import (
     output,
     publish_box,
     replace_hour,
+    swap_hour,
     visible_records,
 )
 
@@ -259,4 +261,27 @@ def test_a_superseded_segment_that_is_being_deleted_is_not_published_again(lrdb:
     assert "deleted while" in str(error)
     assert isinstance(error, LakeError)
     assert replace_hour(lrdb, edge, [first], records).inserted == (first.segment.segment_id,)
+    assert no_breaches(lrdb)
+
+
+def test_rebuilds_of_several_hours_that_share_objects_do_not_lock_each_other_out(lrdb: Lrdb, edge: Source) -> None:
+    """Each swaps two hours in one transaction, in another order, and recounts the objects that both have read."""
+    open_box(lrdb, edge, objects=4)
+    box = must_claim(lrdb, edge)
+    later = NOON_MS + HOUR_MS
+    ids = [member.raw_object_id for member in box.members]
+    fives = dict.fromkeys(ids, 5)
+    publish_box(lrdb, box, [output(edge, fives), output(edge, fives, start_ms=later)])
+
+    def rebuild(turn: int) -> None:
+        with lrdb.transaction() as conn:
+            for start_ms in (NOON_MS, later) if turn % 2 else (later, NOON_MS):
+                swap_hour(conn, edge, [output(edge, fives, start_ms=start_ms)], ids, start_ms=start_ms)
+            anew: dict[str, Any] = {"records": 11 + turn, "rejected": {"no_time": 1 + turn}}
+            publish.recount(conn, edge, [ingested(raw_object_id, **anew) for raw_object_id in ids])
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in pool.map(rebuild, range(24)):
+            pass
+    assert visible_records(lrdb) == 40
     assert no_breaches(lrdb)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish, segments
-from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.lrdb.intake import IngestGroup, Notification
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.model import (
@@ -259,8 +259,8 @@ def ingest(lrdb: Lrdb, source: Source, signal: Signal = Signal.LOGS, objects: in
     return box, out
 
 
-def replace_hour(
-    lrdb: Lrdb,
+def swap_hour(
+    conn: Conn,
     source: Source,
     outputs: Sequence[Output],
     read: Iterable[int],
@@ -270,22 +270,34 @@ def replace_hour(
     start_ms: int = NOON_MS,
     messages: Iterable[Message] = (),
 ) -> publish.Replaced:
-    """A rebuild's swap of the hour of ``start_ms``."""
+    """A rebuild's swap of the hour of ``start_ms``, in a transaction of the caller's."""
+    return publish.replace_hour(
+        conn,
+        source,
+        signal,
+        dateint=dateint_of(start_ms),
+        hour=hour_of(start_ms),
+        frequency_ms=SIGNALS[signal].frequency_ms,
+        read_inputs=set(read),
+        outputs=outputs,
+        ledger=ledger(source, signal, outputs, run=run, operation="rebuild", dateint=dateint_of(start_ms)),
+        code_version=CODE,
+        run_id=run,
+        messages=list(messages),
+    )
+
+
+def replace_hour(
+    lrdb: Lrdb,
+    source: Source,
+    outputs: Sequence[Output],
+    read: Iterable[int],
+    signal: Signal = Signal.LOGS,
+    **rest: Any,
+) -> publish.Replaced:
+    """A rebuild's swap of one hour."""
     with lrdb.transaction() as conn:
-        return publish.replace_hour(
-            conn,
-            source,
-            signal,
-            dateint=dateint_of(start_ms),
-            hour=hour_of(start_ms),
-            frequency_ms=SIGNALS[signal].frequency_ms,
-            read_inputs=set(read),
-            outputs=outputs,
-            ledger=ledger(source, signal, outputs, run=run, operation="rebuild", dateint=dateint_of(start_ms)),
-            code_version=CODE,
-            run_id=run,
-            messages=list(messages),
-        )
+        return swap_hour(conn, source, outputs, read, signal, **rest)
 
 
 def compact(lrdb: Lrdb, source: Source, segment_ids: Sequence[int]) -> int:
