@@ -19,7 +19,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from lakerunner_dagster.partitions import PARTITION_TAG, DaySource
 
 TRIGGER_TAG = "lakerunner/trigger"
-LANE_TAG_PREFIX = "lakerunner/lane/"
+LANE_TAG_PREFIX = "lakerunner/lane."
 
 
 class Trigger(StrEnum):

@@ -6,7 +6,7 @@ import pytest
 
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG, Trigger, lane_tags, trigger_of
 
-LOGS_LANE = "lakerunner/lane/log_segments"
+LOGS_LANE = "lakerunner/lane.log_segments"
 
 
 def test_a_run_without_a_trigger_is_a_persons() -> None:
@@ -38,4 +38,4 @@ def test_a_backfill_of_one_source_has_its_lane_and_one_of_many_has_none() -> Non
 @pytest.mark.parametrize("assets", [[], ["log_segments", "metric_segments"]])
 def test_a_run_has_a_lane_for_each_of_its_assets(assets: list[str]) -> None:
     tags = lane_tags(assets, {"dagster/partition": "2026-02-02|acme/web"})
-    assert set(tags) == {TRIGGER_TAG, *(f"lakerunner/lane/{name}" for name in assets)}
+    assert set(tags) == {TRIGGER_TAG, *(f"lakerunner/lane.{name}" for name in assets)}

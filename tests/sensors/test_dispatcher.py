@@ -1,0 +1,110 @@
+"""The dispatchers' sensors on a real lake: a run for each partition that waits, and never two at once."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from lakerunner_dagster.instance.lanes import TRIGGER_TAG
+from lakerunner_dagster.jobs.ingest import ingest_job_name
+from lakerunner_dagster.lake.model import HOUR_MS
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.partitions import DaySource
+from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
+from tests.lake.requests import logs, minutes
+from tests.lake.world import COLLECTOR, DAY, NOON_MS, World
+
+LOGS = SIGNALS[Signal.LOGS]
+SOURCE_KEY = f"acme/{COLLECTOR}"
+TODAY = DaySource(DAY, SOURCE_KEY)
+YESTERDAY = DaySource(DAY - 1, SOURCE_KEY)
+
+
+def _tick(instance: dg.DagsterInstance) -> dg.SensorResult:
+    with dg.build_sensor_context(instance=instance) as context:
+        result = dispatcher_sensor(LOGS)(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def _box(world: World, name: str, day_ms: int = NOON_MS) -> None:
+    key = world.put(Signal.LOGS, name, logs(name, minutes(day_ms, 3)))
+    world.intake.accept([world.event(key, event_time_ms=day_ms)], "test")
+    world.box(Signal.LOGS)
+
+
+def _running(instance: dg.DagsterInstance, partition: DaySource, status: dg.DagsterRunStatus) -> None:
+    tags = {TRIGGER_TAG: "dispatcher", "dagster/partition": str(partition.key)}
+    create_run_for_test(instance, job_name=ingest_job_name(LOGS), tags=tags, status=status)
+
+
+def test_each_waiting_partition_gets_one_run_however_many_boxes_wait(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    for number in range(3):
+        _box(world, f"today-{number}.binpb.gz")
+    _box(world, "yesterday.binpb.gz", NOON_MS - 24 * HOUR_MS)
+
+    result = _tick(instance)
+
+    requests = {request.partition_key: request for request in result.run_requests or []}
+    assert set(requests) == {TODAY.key, YESTERDAY.key}
+    tags = requests[TODAY.key].tags
+    assert tags[TRIGGER_TAG] == "dispatcher"
+    assert tags["lakerunner/lane.log_segments"] == f"dispatcher {SOURCE_KEY}"
+    assert int(tags["dagster/priority"]) > 0
+    (addition,) = result.dynamic_partitions_requests or []
+    assert addition.partition_keys == [SOURCE_KEY]
+
+
+def test_two_ticks_never_ask_for_one_partition_under_two_keys(world: World, instance: dg.DagsterInstance) -> None:
+    _box(world, "a.binpb.gz")
+    assert len(_tick(instance).run_requests or []) == 1
+    assert not _tick(instance).run_requests
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_a_partition_with_a_run_waits_for_its_end(
+    world: World, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    _running(instance, TODAY, status)
+    _box(world, "today.binpb.gz")
+    _box(world, "yesterday.binpb.gz", NOON_MS - 24 * HOUR_MS)
+    (request,) = _tick(instance).run_requests or []
+    assert request.partition_key == YESTERDAY.key
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+def test_a_finished_run_holds_nothing_up(
+    world: World, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    _running(instance, TODAY, status)
+    _box(world, "today.binpb.gz")
+    (request,) = _tick(instance).run_requests or []
+    assert request.partition_key == TODAY.key
+
+
+def test_no_more_runs_are_asked_for_than_there_is_room_for(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKERUNNER_ACTIVE_RUNS", "2")
+    _running(instance, DaySource(20260105, SOURCE_KEY), dg.DagsterRunStatus.STARTED)
+    _box(world, "today.binpb.gz")
+    _box(world, "yesterday.binpb.gz", NOON_MS - 24 * HOUR_MS)
+    assert len(_tick(instance).run_requests or []) == 1
+
+    _running(instance, DaySource(20260106, SOURCE_KEY), dg.DagsterRunStatus.NOT_STARTED)
+    full = _tick(instance)
+    assert not full.run_requests
+    assert "No room" in str(full.skip_reason)
+
+
+def test_a_box_of_a_day_that_is_no_partition_does_not_keep_the_others_waiting(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    _box(world, "old.binpb.gz")
+    world.query("UPDATE boxes SET dateint = 19700101 RETURNING box_id")
+    _box(world, "today.binpb.gz")
+    partitions = [request.partition_key for request in _tick(instance).run_requests or []]
+    assert partitions == [TODAY.key]
