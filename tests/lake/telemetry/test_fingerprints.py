@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import decode
-from lakerunner_dagster.lake.telemetry.fingerprints import message_fingerprints
+from lakerunner_dagster.lake.telemetry.fingerprints import KINDS_OF_WORK, message_fingerprints
 from tests.lake.telemetry.otlp import EVENT_TIME_MS, ORGANIZATION, payload
 
 
@@ -50,18 +50,30 @@ def test_a_fingerprint_is_fixed_for_ever_and_null_without_a_message() -> None:
     assert of("user 17 logged in", None, "user 18 logged in") == [known, None, known]
 
 
-def span_fingerprint(name: str, resource: dict[str, str] | None = None, /, **attributes: str) -> int:
-    """Attribute keys are given with ``__`` for ``.``."""
-    spans = [Span(start_time_unix_nano=EVENT_TIME_MS * 1_000_000, name=name, kind=Span.SPAN_KIND_CLIENT, attributes=pairs(attributes))]
+def span(name: str, attributes: dict[str, Any]) -> Span:
+    return Span(
+        start_time_unix_nano=EVENT_TIME_MS * 1_000_000,
+        name=name,
+        kind=Span.SPAN_KIND_CLIENT,
+        attributes=pairs(attributes),
+    )
+
+
+def of_spans(resource: dict[str, str], *spans: Span) -> list[int]:
     request = ExportTraceServiceRequest(
         resource_spans=[
-            ResourceSpans(resource=Resource(attributes=pairs(resource or {})), scope_spans=[ScopeSpans(spans=spans)])
+            ResourceSpans(resource=Resource(attributes=pairs(resource)), scope_spans=[ScopeSpans(spans=spans)])
         ]
     )
     limits = Limits.model_construct(columns=1)
     decoded = decode(Signal.TRACES, [payload(request.SerializeToString())], ORGANIZATION, limits)
-    (found,) = decoded.table["chq_fingerprint"].to_pylist()
-    assert isinstance(found, int)
+    found: list[int] = decoded.table["chq_fingerprint"].to_pylist()
+    return found
+
+
+def span_fingerprint(name: str, resource: dict[str, str] | None = None, /, **attributes: str) -> int:
+    """Attribute keys are given with ``__`` for ``.``."""
+    (found,) = of_spans(resource or {}, span(name, attributes))
     return found
 
 
@@ -91,3 +103,11 @@ def test_spans_without_known_work_are_told_apart_by_the_template_of_their_name()
 def test_spans_of_different_places_differ(key: str) -> None:
     assert span_fingerprint("a", {key: "x"}) != span_fingerprint("a", {key: "y"})
     assert span_fingerprint("a", {key: "x", "host.name": "1"}) == span_fingerprint("a", {key: "x", "host.name": "2"})
+
+
+def test_a_span_has_its_fingerprint_whatever_many_others_are_beside_it() -> None:
+    keys = [part[0] for work in KINDS_OF_WORK for part in work]
+    spans = [span(f"job {n}", {key: f"{key} {n}" for key in keys[n % 3 :]}) for n in range(300)]
+    together = of_spans({"service.name": "s"}, *spans)
+    assert len(set(together)) == 300
+    assert together[::50] == [of_spans({"service.name": "s"}, one)[0] for one in spans[::50]]
