@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -387,16 +387,23 @@ class BusConsumer:
         try:
             if others:
                 others = self._consumer.committed(others, timeout=REQUEST_SECONDS)
-            for place in others:
-                if place.offset < 0:
-                    # Asked for by number: a logical offset makes the client wait half a second first.
-                    place.offset = self._consumer.get_watermark_offsets(place, timeout=REQUEST_SECONDS)[0]
         except KafkaException as error:
             raise _unavailable(self._address, error, self._trouble) from error
+        for place in others:
+            if place.offset < 0:
+                place.offset = self._earliest(place)
         return [
             *(TopicPartition(self._prefix + topic, partition, offset) for (topic, partition), offset in given.items()),
             *others,
         ]
+
+    def _earliest(self, place: TopicPartition) -> int:
+        """The earliest offset by number: by its name the client waits half a second before it asks."""
+        try:
+            low, _ = self._consumer.get_watermark_offsets(place, timeout=REQUEST_SECONDS)
+        except KafkaException:
+            return OFFSET_BEGINNING  # the leader of a new topic may not know yet that it is; the client asks again
+        return low
 
     def _take_new_partitions(self) -> None:
         self._grown_at = time.monotonic()
