@@ -74,10 +74,14 @@ def publish_ingest(
     _learn_ratio(conn, box)
     conn.execute(
         """
-        UPDATE boxes SET state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL
+        UPDATE boxes SET state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %s
         WHERE box_id = %s AND organization_id = %s
         """,
-        (box.lease.box_id, source.organization_id),
+        (
+            sum(outcome.state is RawState.INGESTED for outcome in outcomes),
+            box.lease.box_id,
+            source.organization_id,
+        ),
     )
 
 

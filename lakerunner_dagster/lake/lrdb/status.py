@@ -28,14 +28,13 @@ LATENCY_BOXES = 200
 class SourceStatus:
     """One source's way through one stage.
 
-    Raw objects by state add up to ``notified``. ``records`` and ``segments`` are published ones of the ingest tier.
-    ``oldest_seconds`` is how long the longest waiting object (pending or boxed) has waited, the percentiles are of the
-    seconds from notification to queryable; None where there is nothing to tell.
+    ``records`` and ``segments`` are published ones of the ingest tier. ``oldest_seconds`` is how long the longest
+    waiting object (pending or boxed) has waited, the percentiles are of the seconds from notification to queryable;
+    None where there is nothing to tell.
     """
 
     stage: str
     source: str
-    notified: int
     pending: int
     boxed: int
     ingested: int
@@ -49,6 +48,11 @@ class SourceStatus:
     oldest_seconds: float | None
     p50_seconds: float | None
     p95_seconds: float | None
+
+    @property
+    def notified(self) -> int:
+        """Raw objects known, in whichever state."""
+        return self.pending + self.boxed + self.ingested + self.quarantined + self.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +84,24 @@ def status(conn: Conn) -> list[SourceStatus]:
 def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> list[SourceStatus]:
     tier = sql.SQL("frequency_ms = %(frequency)s" if SIGNALS[signal].frequency_ms else "true")
     query = sql.SQL("""
-        WITH raw AS (
-            SELECT instance_num, count(*) AS notified,
-                   count(*) FILTER (WHERE state = 'pending') AS pending,
-                   count(*) FILTER (WHERE state = 'boxed') AS boxed,
-                   count(*) FILTER (WHERE state = 'ingested') AS ingested,
-                   count(*) FILTER (WHERE state = 'quarantined') AS quarantined,
+        WITH pending AS (
+            SELECT instance_num, count(*) AS pending, min(pending_since) AS since FROM raw_objects
+            WHERE organization_id = %(organization)s AND signal = %(signal)s AND state = 'pending' GROUP BY instance_num
+        ), boxed AS (
+            SELECT b.instance_num, count(*) AS boxed, min(r.pending_since) AS since
+            FROM boxes b JOIN raw_objects r ON r.box_id = b.box_id
+            WHERE b.organization_id = %(organization)s AND b.stage = %(stage)s AND b.state <> 'done'
+              AND r.organization_id = %(organization)s
+            GROUP BY b.instance_num
+        ), aside AS (
+            SELECT instance_num, count(*) FILTER (WHERE state = 'quarantined') AS quarantined,
                    count(*) FILTER (WHERE state = 'missing') AS missing
-            FROM raw_objects WHERE organization_id = %(organization)s AND signal = %(signal)s GROUP BY instance_num
-        ), waiting AS (
-            SELECT instance_num, min(since) AS since FROM (
-                SELECT instance_num, pending_since AS since FROM raw_objects
-                WHERE organization_id = %(organization)s AND signal = %(signal)s AND state = 'pending'
-                UNION ALL
-                SELECT b.instance_num, r.pending_since FROM boxes b JOIN raw_objects r ON r.box_id = b.box_id
-                WHERE b.organization_id = %(organization)s AND b.stage = %(stage)s AND b.state <> 'done'
-                  AND r.organization_id = %(organization)s
-            ) AS objects GROUP BY instance_num
+            FROM raw_objects
+            WHERE organization_id = %(organization)s AND signal = %(signal)s AND state IN ('quarantined', 'missing')
+            GROUP BY instance_num
+        ), done AS (
+            SELECT instance_num, sum(ingested)::bigint AS ingested FROM boxes
+            WHERE organization_id = %(organization)s AND stage = %(stage)s AND state = 'done' GROUP BY instance_num
         ), box AS (
             SELECT instance_num, count(*) FILTER (WHERE state = 'open') AS boxes_open,
                    count(*) FILTER (WHERE state = 'claimed') AS boxes_claimed,
@@ -107,15 +112,19 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
             SELECT instance_num, count(*) AS segments, sum(records)::bigint AS records
             FROM {table} WHERE organization_id = %(organization)s AND published AND {tier} GROUP BY instance_num
         )
-        SELECT %(stage)s AS stage, %(name)s || '/' || s.collector_name AS source, raw.notified, raw.pending, raw.boxed,
-               raw.ingested, raw.quarantined, raw.missing, coalesce(box.boxes_open, 0) AS boxes_open,
-               coalesce(box.boxes_claimed, 0) AS boxes_claimed, coalesce(box.boxes_failed, 0) AS boxes_failed,
-               coalesce(segment.segments, 0) AS segments, coalesce(segment.records, 0) AS records,
-               extract(epoch FROM now() - waiting.since)::float AS oldest_seconds,
+        SELECT %(stage)s AS stage, %(name)s || '/' || s.collector_name AS source,
+               coalesce(pending, 0) AS pending, coalesce(boxed, 0) AS boxed, coalesce(ingested, 0) AS ingested,
+               coalesce(quarantined, 0) AS quarantined, coalesce(missing, 0) AS missing,
+               coalesce(boxes_open, 0) AS boxes_open, coalesce(boxes_claimed, 0) AS boxes_claimed,
+               coalesce(boxes_failed, 0) AS boxes_failed, coalesce(segments, 0) AS segments,
+               coalesce(records, 0) AS records,
+               extract(epoch FROM now() - least(pending.since, boxed.since))::float AS oldest_seconds,
                latency.seconds[1] AS p50_seconds, latency.seconds[2] AS p95_seconds
-        FROM raw
-        JOIN organization_buckets s USING (instance_num)
-        LEFT JOIN waiting USING (instance_num)
+        FROM organization_buckets s
+        LEFT JOIN pending USING (instance_num)
+        LEFT JOIN boxed USING (instance_num)
+        LEFT JOIN aside USING (instance_num)
+        LEFT JOIN done USING (instance_num)
         LEFT JOIN box USING (instance_num)
         LEFT JOIN segment USING (instance_num)
         CROSS JOIN LATERAL (
@@ -123,12 +132,12 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
                        ORDER BY extract(epoch FROM r.ended_at - r.pending_since)::float) AS seconds
             FROM raw_objects r WHERE r.organization_id = %(organization)s AND r.state = 'ingested' AND r.box_id IN (
                 SELECT b.box_id FROM boxes b
-                WHERE b.organization_id = %(organization)s AND b.instance_num = raw.instance_num
+                WHERE b.organization_id = %(organization)s AND b.instance_num = s.instance_num
                   AND b.stage = %(stage)s AND b.state = 'done'
                 ORDER BY b.ended_at DESC LIMIT %(boxes)s
             )
         ) AS latency
-        WHERE s.organization_id = %(organization)s
+        WHERE s.organization_id = %(organization)s AND num_nonnulls(pending, boxed, quarantined, ingested) > 0
     """).format(table=sql.Identifier(SIGNALS[signal].segment_table), tier=tier)
     parameters = {
         "organization": organization.organization_id,

@@ -222,10 +222,9 @@ def test_runs_that_claim_at_once_get_different_boxes(lrdb: Lrdb, edge: Source) -
 
 def test_a_claim_does_not_wait_for_a_run_that_holds_another_box(lrdb: Lrdb, edge: Source) -> None:
     first, second = open_box(lrdb, edge), open_box(lrdb, edge)
-    with lrdb.transaction() as conn:
+    with ThreadPoolExecutor(1) as pool, lrdb.transaction() as conn:
         conn.execute("SELECT FROM boxes WHERE box_id = %s FOR UPDATE", (first,))
-        with ThreadPoolExecutor(1) as pool:
-            box = pool.submit(must_claim, lrdb, edge).result(timeout=60)
+        box = pool.submit(must_claim, lrdb, edge).result(timeout=60)
     assert box.lease.box_id == second
 
 

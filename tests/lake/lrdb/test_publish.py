@@ -134,8 +134,9 @@ def bad_outputs(box: ClaimedBox) -> dict[str, list[Output]]:
     return {
         "a record is lost": [output(box.source, {**tens, ids(box)[0]: 9})],
         "a record is there twice": [output(box.source, {**tens, ids(box)[0]: 11})],
+        "one object's record is given to another": [output(box.source, {**tens, ids(box)[0]: 9, ids(box)[1]: 11})],
         "an object is left out": [output(box.source, dict.fromkeys(ids(box)[:2], 10))],
-        "an object of another box": [output(box.source, {**tens, 10**9: 1})],
+        "an object of another box": [output(box.source, {**tens, ids(box)[0]: 9, 10**9: 1})],
         "the segment has more rows than it was given": [replace(good, segment=replace(good.segment, record_count=31))],
         "the segment claims more records": [replace(good, segment=replace(good.segment, records=31))],
         "another collector's segment": [output(stranger, tens)],
@@ -149,6 +150,7 @@ def bad_outputs(box: ClaimedBox) -> dict[str, list[Output]]:
     [
         "a record is lost",
         "a record is there twice",
+        "one object's record is given to another",
         "an object is left out",
         "an object of another box",
         "the segment has more rows than it was given",

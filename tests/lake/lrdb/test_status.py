@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lakerunner_dagster.lake.lrdb import status
+from lakerunner_dagster.lake.lrdb import intake, status
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.lrdb.status import SourceStatus
 from lakerunner_dagster.lake.model import Source
@@ -13,10 +13,12 @@ from tests.lake.lrdb.work import (
     add_source,
     do,
     ingest,
+    ingested,
     must_claim,
     notification,
     notify,
     open_box,
+    output,
     publish_box,
     quarantined,
 )
@@ -51,6 +53,18 @@ def test_every_object_is_in_one_column(lrdb: Lrdb, edge: Source) -> None:
     assert logs.notified == sum(states)
     assert (logs.boxes_open, logs.boxes_claimed, logs.boxes_failed) == (1, 1, 0)
     assert (logs.segments, logs.records) == (1, 40)
+
+
+def test_objects_sent_round_again_move_to_their_new_column(lrdb: Lrdb, edge: Source) -> None:
+    open_box(lrdb, edge, objects=3)
+    box = must_claim(lrdb, edge)
+    good, *bad = (member.raw_object_id for member in box.members)
+    outcomes = [ingested(good), *(quarantined(raw_object_id) for raw_object_id in bad)]
+    publish_box(lrdb, box, [output(edge, {good: 10})], outcomes)
+    with lrdb.transaction() as conn:
+        intake.requeue(conn, edge.organization_id, bad[:1])
+    row = shown(lrdb)["logs.ingest", "acme/edge"]
+    assert (row.notified, row.pending, row.ingested, row.quarantined) == (3, 1, 1, 1)
 
 
 def test_ages_and_latencies_are_in_seconds(lrdb: Lrdb, edge: Source) -> None:
