@@ -1,0 +1,140 @@
+"""The whole path with nothing replaced: a file or an event in, rows in a published segment out, and seen in the UI."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from contextlib import closing
+from datetime import UTC, datetime
+from hashlib import md5
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from lakerunner_dagster.instance.lanes import TRIGGER_TAG
+from lakerunner_dagster.lake.lrdb import check
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.local.demo import ORGANIZATIONS
+from tests.e2e.conftest import PATIENCE_SECONDS, REMOTE_BUCKET, Deployment
+from tests.lake.requests import gauges, logs, minutes
+from tests.lake.world import now_ms
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ACME, GLOBEX = ORGANIZATIONS
+
+
+def _key(organization: str, collector: str, signal: Signal, name: str) -> str:
+    return f"otel-raw/{organization}/{collector}/{signal}/{name}"
+
+
+def _put(bucket: Path, key: str, data: bytes) -> str:
+    (bucket / key).parent.mkdir(parents=True, exist_ok=True)
+    (bucket / key).write_bytes(data)
+    return key
+
+
+def _recent(count: int) -> list[int]:
+    return minutes(now_ms() - count * 60_000, count)
+
+
+@pytest.fixture(scope="session")
+def dropped(deployment: Deployment) -> str:
+    """Key of a file of 7 log records that was dropped into the watched bucket and is queryable."""
+    key = _key(str(ACME.organization_id), "edge", Signal.LOGS, "dropped.binpb.gz")
+    _put(deployment.watched, key, logs("dropped", _recent(7)))
+    deployment.wait_until_queryable(key, 7)
+    return key
+
+
+def test_a_file_in_the_bucket_becomes_queryable_and_its_day_green(deployment: Deployment, dropped: str) -> None:
+    partition = deployment.partition(dropped)
+    assert partition.endswith("|acme/edge")
+    deployment.wait_until_materialised("raw_logs", partition)
+    shown = deployment.wait_until_materialised("log_segments", partition)
+    assert shown.counts["records written"] == 7
+    status, tags = deployment.wait_until_finished(shown.run_id)
+    assert (status, tags[TRIGGER_TAG]) == ("SUCCESS", "dispatcher")
+
+
+def test_an_event_by_http_brings_a_new_source_in(deployment: Deployment) -> None:
+    key = _key(str(GLOBEX.organization_id), "far-away", Signal.METRICS, "a name+with%41 ünï.binpb.gz")
+    data = gauges("told", _recent(5))
+    _put(deployment.remote, key, data)
+    record = {
+        "eventName": "ObjectCreated:Put",
+        "eventTime": datetime.now(UTC).isoformat(),
+        "s3": {
+            "bucket": {"name": REMOTE_BUCKET},
+            "object": {
+                "key": quote_plus(key, safe="/"),
+                "size": len(data),
+                "eTag": md5(data, usedforsecurity=False).hexdigest(),
+            },
+        },
+    }
+    with closing(http.client.HTTPConnection("127.0.0.1", deployment.http_port, timeout=60)) as connection:
+        connection.request("POST", "/", json.dumps({"Records": [record, record]}))
+        assert connection.getresponse().status == HTTPStatus.OK
+
+    deployment.wait_until_queryable(key, 5)
+    partition = deployment.partition(key)
+    assert partition.endswith("|globex/far-away")
+    assert deployment.wait_until_materialised("metric_segments", partition).counts["records written"] == 5
+
+
+def test_the_materialise_button_rebuilds_the_day_with_the_same_records(deployment: Deployment, dropped: str) -> None:
+    partition = deployment.partition(dropped)
+    run_id = deployment.ui.materialise("log_segments", partition)
+
+    status, tags = deployment.wait_until_finished(run_id)
+
+    assert status == "SUCCESS"
+    assert (tags[TRIGGER_TAG], tags["lakerunner/lane.log_segments"]) == ("person", "person acme/edge")
+    assert deployment.queryable(dropped) == 7
+    latest = deployment.ui.materialisations("log_segments", partition)[0]
+    assert (latest.run_id, latest.counts["records written"]) == (run_id, 7)
+    assert deployment.ui.checks("log_segments") == {
+        "conservation": True,
+        "freshness": True,
+        "quarantined_files": True,
+    }
+
+
+@pytest.mark.usefixtures("dropped")
+def test_every_sensor_runs_and_no_tick_has_failed(deployment: Deployment) -> None:
+    assert deployment.ui.sensors() == {f"{signal}_{role}": [] for signal in Signal for role in ("boxer", "dispatcher")}
+
+
+def test_lrdb_keeps_its_promises(deployment: Deployment, dropped: str) -> None:
+    assert deployment.queryable(dropped) == 7
+    with deployment.lrdb.snapshot() as conn:
+        assert check.breaches(conn) == []
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: Debian's package chromium has it")
+def test_a_browser_finds_the_materialisation_on_the_assets_page(deployment: Deployment, dropped: str) -> None:
+    partition = deployment.partition(dropped)
+    deployment.wait_until_materialised("log_segments", partition)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        page.goto(f"{deployment.ui.url}/assets/log_segments?view=events")
+        page.get_by_text(partition).first.wait_for()
+        page.get_by_text("records written").first.wait_for()
+        if "SCREENSHOT" in os.environ:  # where to put a picture of the page, for the README
+            page.screenshot(path=os.environ["SCREENSHOT"])
+        browser.close()
