@@ -33,49 +33,41 @@ def work_metadata(steps: Sequence[Step]) -> Metadata:
         "records read": dg.MetadataValue.int(sum(step.records_read for step in steps)),
         "records written": dg.MetadataValue.int(sum(step.records_written for step in steps)),
         "records rejected": dg.MetadataValue.int(rejected.total()),
-        "records of other hours": dg.MetadataValue.int(sum(step.elsewhere for step in steps)),
         "rejected by reason": dg.MetadataValue.json(dict(rejected.most_common())),
+        "records of other hours": dg.MetadataValue.int(sum(step.elsewhere for step in steps)),
+        **segments_metadata(segments),
+        "segments superseded": dg.MetadataValue.int(sum(step.superseded for step in steps)),
         "raw objects": dg.MetadataValue.int(sum(step.objects for step in steps)),
-        "raw objects set aside": _set_aside_table(set_aside),
+        "raw objects set aside": dg.MetadataValue.int(len(set_aside)),
+        **({"set aside": _set_aside_table(set_aside)} if set_aside else {}),
         "bytes in": dg.MetadataValue.int(sum(step.bytes_in for step in steps)),
         "bytes in, decompressed": dg.MetadataValue.int(sum(step.raw_bytes for step in steps)),
         "bytes out": dg.MetadataValue.int(sum(step.bytes_out for step in steps)),
-        "segments superseded": dg.MetadataValue.int(sum(step.superseded for step in steps)),
         "days touched": dg.MetadataValue.text(", ".join(map(str, days))),
         "transactions": dg.MetadataValue.int(len(steps)),
         "seconds": dg.MetadataValue.float(round(math.fsum(step.seconds for step in steps), 3)),
         "peak memory, bytes": dg.MetadataValue.int(max((step.peak_memory_bytes for step in steps), default=0)),
-        **segments_metadata(segments),
     }
 
 
 def segments_metadata(segments: Sequence[Segment]) -> Metadata:
     """Which segments, how large, and from when to when."""
-    times: Metadata = {}
-    if segments:
-        first = min(segment.start_ms for segment in segments)
-        last = max(segment.end_ms for segment in segments)
-        times = {
-            "event time from": dg.MetadataValue.timestamp(first / MS_PER_SECOND),
-            "event time to": dg.MetadataValue.timestamp(last / MS_PER_SECOND),
-        }
-    return {
-        "dagster/row_count": dg.MetadataValue.int(sum(segment.record_count for segment in segments)),
+    counts: Metadata = {
         "segments": dg.MetadataValue.int(len(segments)),
-        "segment keys": _segment_table(segments),
-        **times,
+        "dagster/row_count": dg.MetadataValue.int(sum(segment.record_count for segment in segments)),
     }
-
-
-def _segment_table(segments: Sequence[Segment]) -> dg.TableMetadataValue:
-    """The segments by key: `lakerunner lineage KEY` tells which raw objects are in one."""
-    return table(
-        {"key": "string", "rows": "int", "records": "int", "bytes": "int"},
-        (
-            (segment.key, segment.record_count, segment.records, segment.file_size)
-            for segment in sorted(segments, key=lambda segment: segment.key)
+    if not segments:
+        return counts
+    ordered = sorted(segments, key=lambda segment: segment.key)
+    return counts | {
+        "segment keys": table(
+            {"key": "string", "rows": "int", "records": "int", "bytes": "int"},
+            ((segment.key, segment.record_count, segment.records, segment.file_size) for segment in ordered),
         ),
-    )
+        "lineage": dg.MetadataValue.md(f"`lakerunner lineage {ordered[0].key}`"),
+        "event time from": dg.MetadataValue.timestamp(min(segment.start_ms for segment in segments) / MS_PER_SECOND),
+        "event time to": dg.MetadataValue.timestamp(max(segment.end_ms for segment in segments) / MS_PER_SECOND),
+    }
 
 
 def _set_aside_table(set_aside: Sequence[SetAside]) -> dg.TableMetadataValue:

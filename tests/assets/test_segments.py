@@ -113,7 +113,7 @@ def test_a_corrupt_file_is_named_and_the_rest_goes_on(world: World, instance: dg
     result = _run(instance, DRAIN)
 
     assert result.success
-    (row,) = _materialised(result)[TODAY.key]["raw objects set aside"].records
+    (row,) = _materialised(result)[TODAY.key]["set aside"].records
     assert (row.data["key"], row.data["state"]) == (key, "quarantined")
     assert world.records(Signal.LOGS) == 4
 
