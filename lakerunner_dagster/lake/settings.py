@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from lakerunner_dagster.lake.errors import ConfigurationError
 
 MiB = 1024 * 1024
 
@@ -22,7 +24,31 @@ def variable_of(group: type[BaseSettings], name: str) -> str:
     return alias if isinstance(alias, str) else f"{group.model_config.get('env_prefix', '')}{name}".upper()
 
 
-class Limits(BaseSettings):
+class _Group(BaseSettings):
+    """Some settings; ConfigurationError, naming the variables, where what is set cannot be used."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except (ValidationError, SettingsError) as error:
+            # Neither the value nor the error is passed on: either may hold a secret.
+            raise ConfigurationError(
+                f"{_unusable(type(self), error)}; docs/configuration.md tells what each setting may be"
+            ) from None
+
+
+def _unusable(group: type[BaseSettings], error: ValidationError | SettingsError) -> str:
+    """Which variables cannot be used, and why."""
+    if isinstance(error, ValidationError):
+        places = [(str(one["loc"][0]), one["msg"]) for one in error.errors(include_input=False)]
+        return "; ".join(
+            f"{variable_of(group, name) if name in group.model_fields else name}: {why}" for name, why in places
+        )
+    unread = [variable_of(group, name) for name in group.model_fields if f'"{name}"' in str(error)]
+    return f"{', '.join(unread)}: cannot be read as JSON"
+
+
+class Limits(_Group):
     """Bounds on hostile input. What passes one is refused with the reason, never cut short."""
 
     model_config = SettingsConfigDict(env_prefix="LAKERUNNER_LIMIT_", env_file=".env", extra="ignore", frozen=True)
@@ -50,7 +76,7 @@ class Limits(BaseSettings):
     ] = date(2025, 1, 1)
 
 
-class BoxPolicy(BaseSettings):
+class BoxPolicy(_Group):
     """When a gathering box is closed: whichever bound is reached first."""
 
     model_config = SettingsConfigDict(env_prefix="LAKERUNNER_BOX_", env_file=".env", extra="ignore", frozen=True)
@@ -65,7 +91,7 @@ class BoxPolicy(BaseSettings):
     )
 
 
-class Settings(BaseSettings):
+class Settings(_Group):
     """All settings but the two groups above. With nothing set, everything is embedded under ``home``."""
 
     model_config = SettingsConfigDict(env_prefix="LAKERUNNER_", env_file=".env", extra="ignore", frozen=True)
