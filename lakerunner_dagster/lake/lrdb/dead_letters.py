@@ -88,6 +88,12 @@ def waiting(conn: Conn, limit: int) -> list[DeadLetter]:
         ).fetchall()
 
 
+def count_waiting(conn: Conn) -> int:
+    """How many dead letters nobody has replayed."""
+    row = conn.execute("SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL").fetchone()
+    return row[0] if row else 0
+
+
 def show(conn: Conn, dead_letter_id: int) -> DeadLetter | None:
     """One dead letter."""
     with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:

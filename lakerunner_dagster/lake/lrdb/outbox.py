@@ -40,6 +40,12 @@ def take(conn: Conn, limit: int) -> list[OutboxItem]:
     return [OutboxItem(outbox_id, Message(topic, key, body, headers)) for outbox_id, topic, key, body, headers in rows]
 
 
+def count(conn: Conn) -> int:
+    """How many messages Kafka has not acknowledged yet."""
+    row = conn.execute("SELECT count(*) FROM outbox").fetchone()
+    return row[0] if row else 0
+
+
 def delete(conn: Conn, outbox_ids: Sequence[int]) -> None:
     """Forget messages that Kafka has acknowledged."""
     conn.execute("DELETE FROM outbox WHERE outbox_id = ANY(%s)", (list(outbox_ids),))

@@ -63,10 +63,16 @@ def lrdb_url(settings: Settings) -> str:
 
 def open_lake(settings: Settings) -> Lake:
     """The lake of these settings; ConfigurationError where they name no database or no Kafka."""
+    bus = open_bus(settings)
+    lrdb = Lrdb(lrdb_url(settings), min_size=1, max_size=CONNECTIONS)
+    return Lake(settings=settings, limits=Limits(), policy=BoxPolicy(), lrdb=lrdb, bus=bus, stores=Stores(lrdb))
+
+
+def open_bus(settings: Settings) -> Bus:
+    """The Kafka of these settings, which is not asked yet; ConfigurationError where they name none."""
     if settings.kafka_bootstrap_servers is None:
         raise _unset("LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS")
-    lrdb = Lrdb(lrdb_url(settings), min_size=1, max_size=CONNECTIONS)
-    bus = Bus(
+    return Bus(
         settings.kafka_bootstrap_servers,
         prefix=settings.kafka_topic_prefix,
         options={name: value.get_secret_value() for name, value in settings.kafka_options.items()},
@@ -74,7 +80,6 @@ def open_lake(settings: Settings) -> Lake:
         replication=settings.kafka_replication,
         retention_hours=settings.kafka_retention_hours,
     )
-    return Lake(settings=settings, limits=Limits(), policy=BoxPolicy(), lrdb=lrdb, bus=bus, stores=Stores(lrdb))
 
 
 def _unset(variable: str) -> ConfigurationError:
