@@ -235,10 +235,15 @@ def _winners(numbers: dict[str, Any], sketches: _SketchColumn, groups: _Groups) 
     tied = last[~alone[group_of[last]]]
     if len(tied):
         rows = groups.rows[tied]
-        values = [numbers[name][rows] for name in _PRECEDENCE]
+        values = [_known_first(numbers[name][rows]) for name in _PRECEDENCE]
         order = np.lexsort((sketches.ranks(rows), *reversed(values), group_of[tied]))
         winners[group_of[tied][order]] = rows[order]  # of several assignments to one place, the last one holds
     return winners
+
+
+def _known_first(values: Floats | Ints) -> Floats | Ints:
+    """Values to compare by, where any known one precedes NULL."""
+    return np.where(np.isnan(values), -np.inf, values) if values.dtype == np.float64 else values
 
 
 def _merged_numbers(

@@ -120,39 +120,43 @@ def cumulative(value: float, at: int, start: int = 1, **others: Any) -> Row:
 
 
 _values = st.floats(-1e9, 1e9).map(lambda number: round(number, 6) + 0.0) | st.sampled_from([0.0, 1.0, 0.1, -3.5])
-_times = st.integers(0, 4)
-_shared = {
-    "chq_tid": st.integers(1, 2),
-    "chq_timestamp": st.sampled_from([START // 1_000_000, START // 1_000_000 + 10_000]),
+_times = st.integers(0, 3)
+_starts = st.none() | st.integers(1, 2)
+_texts = {
     "chq_description": st.sampled_from([None, "d", "e"]),
     "chq_overflow": st.sampled_from([None, "{}", '{"a":1}']),
     "attr_a": st.sampled_from([None, "x", "y"]),
 }
-_starts = st.none() | st.integers(1, 2)
-_rows = st.one_of(
-    st.builds(point, _values, at=_times, **_shared),
-    st.builds(
-        point,
-        _values,
-        at=_times,
-        kind=st.just("count"),
-        temporality=st.sampled_from([None, "delta", "cumulative"]),
-        monotonic=st.booleans(),
-        start=_starts,
-        **_shared,
-    ),
-    st.builds(
-        histogram,
-        st.lists(_values, max_size=4),
-        at=_times,
-        temporality=st.sampled_from([None, "delta", "cumulative"]),
-        chq_start_tsns=_starts,
-        chq_rollup_sum=st.none() | _values,
-        **_shared,
+_places = {
+    "chq_tid": st.integers(1, 2),
+    "chq_timestamp": st.sampled_from([START // 1_000_000, START // 1_000_000 + 10_000]),
+}
+_temporalities = st.sampled_from([None, "delta", "cumulative"])
+_gauges = {"at": _times, **_texts}
+_sums = {"kind": st.just("count"), "temporality": _temporalities, "monotonic": st.booleans(), "start": _starts}
+_up_down = {**_sums, "temporality": st.just("cumulative"), "monotonic": st.just(False)}
+_counters = {**_sums, "temporality": st.just("cumulative"), "monotonic": st.just(True)}
+_totals = {"chq_start_tsns": _starts, "chq_rollup_sum": st.none() | _values}
+_members = st.lists(_values, max_size=4)
+_any_row = st.one_of(
+    st.builds(point, _values, **_gauges, **_places),
+    st.builds(point, _values, **_gauges, **_sums, **_places),
+    st.builds(histogram, _members, temporality=_temporalities, **_gauges, **_totals, **_places),
+)
+some_rows = st.one_of(
+    st.lists(_any_row, min_size=1, max_size=14),
+    *(
+        st.lists(one_series, min_size=1, max_size=10)
+        for one_series in (
+            st.builds(point, _values, **_gauges),
+            st.builds(point, _values, **_gauges, **_up_down),
+            st.builds(point, _values, **_gauges, **_counters),
+            st.builds(histogram, _members, **_gauges),
+            st.builds(histogram, _members, temporality=st.just("cumulative"), **_gauges, **_totals),
+        )
     ),
 )
-some_rows = st.lists(_rows, min_size=1, max_size=14)
-fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @fuzz
