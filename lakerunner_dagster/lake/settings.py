@@ -27,7 +27,7 @@ def variable_of(group: type[BaseSettings], name: str) -> str:
 class _Group(BaseSettings):
     """Some settings; ConfigurationError, naming the variables, where what is set cannot be used."""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401  # as pydantic has it
         try:
             super().__init__(**values)
         except (ValidationError, SettingsError) as error:
