@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections import Counter
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -34,6 +35,11 @@ def logs(name: str, times_ms: list[int]) -> bytes:
         resource_logs=[ResourceLogs(resource=resource("shop"), scope_logs=[ScopeLogs(log_records=records)])]
     )
     return gzip.compress(request.SerializeToString(), mtime=0)
+
+
+def expected(**records: int) -> Counter[str]:
+    """The messages of ``logs`` requests, by their names and numbers of records."""
+    return Counter(f"{name} {number}" for name, count in records.items() for number in range(count))
 
 
 def gauges(name: str, times_ms: list[int]) -> bytes:

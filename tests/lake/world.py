@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import md5
@@ -127,14 +128,14 @@ class World:
             event_time_ms=event_time_ms,
         )
 
-    def notify(self, *keys: str) -> AcceptReport:
+    def notify(self, *keys: str, event_time_ms: int = NOON_MS) -> AcceptReport:
         """Tell of objects through the real intake, as an adapter does."""
-        return self.intake.accept([self.event(key) for key in keys], "test")
+        return self.intake.accept([self.event(key, event_time_ms=event_time_ms) for key in keys], "test")
 
-    def send(self, signal: Signal, name: str, data: bytes) -> str:
+    def send(self, signal: Signal, name: str, data: bytes, event_time_ms: int = NOON_MS) -> str:
         """Write a raw object and tell of it; its key."""
         key = self.put(signal, name, data)
-        self.notify(key)
+        self.notify(key, event_time_ms=event_time_ms)
         return key
 
     def box(self, signal: Signal) -> BoxerReport:
@@ -172,6 +173,11 @@ class World:
         with self.lake.lrdb.connection() as conn:
             return conn.execute(statement.encode(), parameters).fetchall()
 
+    def expire_leases(self) -> None:
+        """Let the time pass after which the boxes of runs that are gone may be claimed again."""
+        with self.lake.lrdb.transaction() as conn:
+            conn.execute("UPDATE boxes SET lease_until = now() - interval '1 second' WHERE state = 'claimed'")
+
     def objects(self) -> dict[str, RawState]:
         """The state of each raw object, by the last element of its key."""
         rows = self.query("SELECT key, state FROM raw_objects ORDER BY raw_object_id")
@@ -196,6 +202,10 @@ class World:
             return []
         return duckdb.execute(f"SELECT {what} FROM read_parquet({files!r}, union_by_name = true)").fetchall()
 
+    def messages(self) -> Counter[str]:
+        """Each log message that readers see, and how often."""
+        return Counter(message for (message,) in self.select(Signal.LOGS, "log_message"))
+
     def segment_files(self) -> list[Path]:
         """Every segment object in the bucket, published or not."""
         return sorted(self.place.bucket.glob("db/**/tbl_*.parquet"))
@@ -217,11 +227,3 @@ def world_in(url: str, bootstrap: str, directory: Path, prefix: str, **settings:
         yield world
     finally:
         world.close()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; the test fails when it does not come true in time."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"still not: {what}"
-        time.sleep(0.02)

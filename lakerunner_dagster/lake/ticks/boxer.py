@@ -74,6 +74,6 @@ class BoxerTick:
             dead=counts["dead"],
             boxes=counts["boxes"],
             observed=observed,
-            outbox_published=announce(self._lake.lrdb, self._lake.bus),
+            outbox_published=0 if self._listener.trouble else announce(self._lake.lrdb, self._lake.bus),
             trouble=self._listener.trouble,
         )

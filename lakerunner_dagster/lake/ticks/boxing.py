@@ -7,15 +7,17 @@ What belongs here: the steps inside their one transaction. What does not: Kafka 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from lakerunner_dagster.lake.bus import Received
 from lakerunner_dagster.lake.errors import InputError
-from lakerunner_dagster.lake.lrdb import boxes, dead_letters, intake, outbox
+from lakerunner_dagster.lake.lrdb import boxes, dead_letters, intake, outbox, profiles
 from lakerunner_dagster.lake.lrdb.connection import Conn, storable
 from lakerunner_dagster.lake.lrdb.intake import Notification, Upserted
 from lakerunner_dagster.lake.model import Message, Source, day_start_ms, rfc3339
+from lakerunner_dagster.lake.notifications.routing import ORGANIZATION
 from lakerunner_dagster.lake.planning.boxer import Pending, plan
 from lakerunner_dagster.lake.settings import BoxPolicy, Limits
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS, Signal
@@ -51,31 +53,40 @@ def opened(conn: Conn, received: Iterable[Received], now_ms: int) -> tuple[list[
         try:
             letters.append(Letter(json.loads(message.body), message))
         except (ValueError, RecursionError) as error:
-            _keep_illegible(conn, message, InputError("not_json", f"the body is no JSON: {error}"), now_ms)
+            _keep_dead(conn, _illegible(message), InputError("not_json", f"the body is no JSON: {error}"), now_ms)
             dead += 1
     return letters, dead
 
 
 def take_in(conn: Conn, signal: Signal, letters: Iterable[Letter], limits: Limits, now_ms: int) -> TakenIn:
     """Every notification among the letters has a row afterwards; every other letter is a dead one."""
-    notified: dict[Notification, Received] = {}
-    dead: dict[tuple[str, int, int], tuple[Received, InputError]] = {}
+    buckets = {bucket.bucket_name for bucket in profiles.buckets(conn)}
+    notified: list[Notification] = []
+    keys: dict[Notification, str] = {}
+    illegible: dict[tuple[str, int, int], tuple[Message, InputError]] = {}
+    refused: list[tuple[Notification, InputError]] = []
     for letter in letters:
         message = letter.message
         try:
-            notification = Notification.from_body(signal, letter.body)
+            notification = _dated(Notification.from_body(signal, letter.body), limits, now_ms)
         except InputError as error:
-            dead.setdefault((message.topic, message.partition, message.offset), (message, error))
+            # Many members of one box may be so: the box is kept once.
+            illegible.setdefault((message.topic, message.partition, message.offset), (_illegible(message), error))
+            continue
+        keys[notification] = message.key
+        fault = _fault(notification, buckets)
+        if fault is None:
+            notified.append(notification)
         else:
-            notified[_dated(notification, limits, now_ms)] = message
-    upserted = intake.upsert_raw_objects(conn, list(notified))
-    for message, fault in dead.values():
-        _keep_illegible(conn, message, fault, now_ms)
-    for notification in upserted.unknown:
-        # By its own topic, whatever message it came in: there it can be sent again.
-        topic, key = SIGNALS[signal].notification_topic, notified[notification].key
-        _keep_dead(conn, Message(topic, key, notification.body()), _unknown(notification), now_ms)
-    return TakenIn(upserted, len(dead) + len(upserted.unknown))
+            refused.append((notification, fault))
+    upserted = intake.upsert_raw_objects(conn, notified)
+    refused.extend((notification, _unknown_source(notification)) for notification in upserted.unknown)
+    # By its own topic, whatever message it came in: there it can be sent again.
+    topic = SIGNALS[signal].notification_topic
+    replayable = [(Message(topic, storable(keys[n]), n.body()), error) for n, error in refused]
+    for dead, why in [*illegible.values(), *replayable]:
+        _keep_dead(conn, dead, why, now_ms)
+    return TakenIn(upserted, len(illegible) + len(refused))
 
 
 def close_boxes(conn: Conn, signal: Signal, policy: BoxPolicy, now_ms: int) -> int:
@@ -102,6 +113,22 @@ def _close(conn: Conn, signal: Signal, waiting: Sequence[Pending], policy: BoxPo
     return sum(len(boxes.open_boxes(conn, signal, planned, now_ms)) for planned in plan(waiting, policy, present_ms))
 
 
+def _fault(notification: Notification, buckets: Collection[str]) -> InputError | None:
+    """Why an object cannot be taken, though its notification can be read: it would spoil its box, or is another's."""
+    if notification.bucket not in buckets:
+        return InputError(
+            "unknown_bucket", f"no storage profile knows the bucket {notification.bucket!a}: add it, then send it again"
+        )
+    match notification.key.split("/"):
+        case ["otel-raw", named, *_] if ORGANIZATION.fullmatch(named) and UUID(named) != notification.organization_id:
+            return InputError(
+                "other_organization",
+                f"object key {notification.key!a} is not of organization {notification.organization_id}, as its "
+                "notification says: correct its sender",
+            )
+    return None
+
+
 def _dated(notification: Notification, limits: Limits, now_ms: int) -> Notification:
     """The notification, on a day that is a partition.
 
@@ -113,7 +140,7 @@ def _dated(notification: Notification, limits: Limits, now_ms: int) -> Notificat
     return notification if plausible else replace(notification, event_time_ms=now_ms)
 
 
-def _unknown(notification: Notification) -> InputError:
+def _unknown_source(notification: Notification) -> InputError:
     return InputError(
         "unknown_source",
         f"{notification.bucket}/{notification.key}: organization {notification.organization_id} has no collector "
@@ -121,10 +148,10 @@ def _unknown(notification: Notification) -> InputError:
     )
 
 
-def _keep_illegible(conn: Conn, message: Received, error: InputError, now_ms: int) -> None:
-    """Keep a message that may be anything: its beginning, as text."""
-    looked = {"text": message.body[:LEGIBLE_BYTES].decode(errors="backslashreplace")}
-    _keep_dead(conn, Message(message.topic, storable(message.key), looked), error, now_ms)
+def _illegible(message: Received) -> Message:
+    """What is kept of a message that may be anything: its beginning, as text."""
+    text = message.body[:LEGIBLE_BYTES].decode(errors="backslashreplace")
+    return Message(message.topic, storable(message.key), {"text": text})
 
 
 def _keep_dead(conn: Conn, message: Message, error: InputError, now_ms: int) -> None:

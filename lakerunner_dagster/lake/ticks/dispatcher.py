@@ -65,7 +65,8 @@ class DispatcherTick:
                 self._take_up(conn, received, now_ms)
                 self._listener.record(conn)
             self._listener.commit()
-        announce(self._lake.lrdb, self._lake.bus)
+        if not self._listener.trouble:
+            announce(self._lake.lrdb, self._lake.bus)
         with self._lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, boxes.ingest_stage(self._signal))
             free = [partition for partition in waiting if (partition.source.key, partition.dateint) not in active]

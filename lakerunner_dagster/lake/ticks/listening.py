@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 BATCH = 2000
 """Most messages that are made durable in one transaction."""
 
-FIRST_SECONDS = 0.5
+FIRST_SECONDS = 0.25
 """How long a tick waits for a first message: an idle one lasts no longer."""
 
 NEXT_SECONDS = 0.1

@@ -25,7 +25,7 @@ from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.store import Store
 from lakerunner_dagster.lake.telemetry.decode import Decoded, decode
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
-from tests.lake.requests import gauges, logs, minutes
+from tests.lake.requests import expected, gauges, logs, minutes
 from tests.lake.world import DAY, NOON_MS, World
 
 TEN = NOON_MS - 2 * HOUR_MS
@@ -37,16 +37,6 @@ def rebuilt(world: World, *, dateint: int = DAY, signal: Signal = Signal.LOGS, l
     steps: list[Step] = []
     rebuild(lake or world.lake, signal, world.source, dateint, run_id="rebuild", on_hour=steps.append)
     return steps
-
-
-def messages(world: World) -> Counter[str]:
-    """Each log message that readers see, and how often."""
-    return Counter(message for (message,) in world.select(Signal.LOGS, "log_message"))
-
-
-def expected(**records: int) -> Counter[str]:
-    """The messages of requests by name and number of records."""
-    return Counter(f"{name} {number}" for name, count in records.items() for number in range(count))
 
 
 def test_a_rebuild_changes_no_record_and_a_second_one_changes_nothing_at_all(world: World) -> None:
@@ -102,12 +92,12 @@ def test_a_rebuild_finds_what_was_never_notified_and_tries_again_what_was_set_as
     world.put(Signal.LOGS, "absent", logs("absent", [TEN]))
     world.put(Signal.LOGS, "silent", logs("silent", [TEN, ELEVEN]))
     rebuilt(world)
-    assert messages(world) == expected(known=1, absent=1, silent=2)
+    assert world.messages() == expected(known=1, absent=1, silent=2)
     assert world.objects()["broken"] is RawState.QUARANTINED
 
     world.put(Signal.LOGS, "broken", logs("broken", [TEN]))
     rebuilt(world)
-    assert messages(world) == expected(known=1, absent=1, silent=2, broken=1)
+    assert world.messages() == expected(known=1, absent=1, silent=2, broken=1)
     states = world.query("SELECT state, error_class FROM raw_objects WHERE key = %s ORDER BY raw_object_id", broken)
     assert states == [("missing", "overwritten"), ("ingested", None)]
     assert world.breaches() == []
@@ -124,7 +114,7 @@ def test_a_rebuild_takes_up_failed_boxes(world: World) -> None:
     bucket.with_name("unplugged").rename(bucket)
     assert world.query("SELECT state FROM boxes") == [("failed",)]
     rebuilt(world)
-    assert messages(world) == expected(a=1)
+    assert world.messages() == expected(a=1)
     assert world.breaches() == []
 
 
@@ -146,7 +136,7 @@ def test_an_hour_keeps_the_records_of_a_raw_object_that_cannot_be_read_any_more(
     assert [step.hour for step in steps if step.hour is not None] == [11]
     assert set(world.published(Signal.LOGS)) & set(before)
     new = expected(other=1) if loss == "overwritten" else Counter[str]()
-    assert messages(world) == expected(gone=3, stays=2) + new
+    assert world.messages() == expected(gone=3, stays=2) + new
     assert world.breaches() == []
 
 
@@ -155,16 +145,16 @@ def test_records_that_were_rejected_come_in_when_the_limits_let_them(world: Worl
     world.send(Signal.LOGS, "old", logs("old", [long_ago, long_ago + HOUR_MS]))
     world.send(Signal.LOGS, "mixed", logs("mixed", [long_ago, TEN]))
     world.ingest(Signal.LOGS)
-    assert messages(world) == Counter({"mixed 1": 1})
+    assert world.messages() == Counter({"mixed 1": 1})
 
     wider = replace(world.lake, limits=Limits(LAKERUNNER_FIRST_DATE=date(2024, 1, 1)))  # type: ignore[call-arg]
     rebuilt(world, lake=wider)
-    assert messages(world) == expected(old=2, mixed=2)
+    assert world.messages() == expected(old=2, mixed=2)
     assert world.query("SELECT sum(records_rejected)::int FROM raw_objects") == [(0,)]
     assert world.breaches() == []
 
     rebuilt(world)
-    assert messages(world) == Counter({"mixed 1": 1})
+    assert world.messages() == Counter({"mixed 1": 1})
     assert world.breaches() == []
 
 
@@ -228,7 +218,7 @@ def test_an_hour_into_which_others_publish_meanwhile_is_computed_again(world: Wo
         world.ingest(Signal.LOGS)
 
     rebuilt(world, lake=replace(world.lake, stores=Interrupted(world.lake.stores, late, times=1)))
-    assert messages(world) == expected(a=1, late=1)
+    assert world.messages() == expected(a=1, late=1)
     assert len(world.published(Signal.LOGS)) == 1
     assert world.breaches() == []
 
@@ -246,7 +236,7 @@ def test_an_hour_that_is_never_quiet_is_left_as_it_is(world: World) -> None:
     busy = replace(world.lake, stores=Interrupted(world.lake.stores, late, times=100))
     with pytest.raises(WorkIncomplete, match=SwapConflict.__name__):
         rebuilt(world, lake=busy)
-    assert messages(world) == expected(a=1, **{f"late{number}": 1 for number in range(hours.TRIES)})
+    assert world.messages() == expected(a=1, **{f"late{number}": 1 for number in range(hours.TRIES)})
     assert world.breaches() == []
 
 
@@ -257,6 +247,6 @@ def test_two_rebuilds_of_one_day_at_once_end_as_one(world: World) -> None:
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(rebuilt, world) for _ in range(2)]:
             done.result()
-    assert messages(world) == expected(a=2, b=2)
+    assert world.messages() == expected(a=2, b=2)
     assert len(world.published(Signal.LOGS)) == 2
     assert world.breaches() == []
