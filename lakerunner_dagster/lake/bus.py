@@ -15,28 +15,27 @@ Clients are made at the first use, never at construction, so that a Bus may be b
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from lakerunner_dagster.lake.errors import BusUnavailable, ConfigurationError, InputError
+from lakerunner_dagster.lake.errors import BusUnavailable, InputError
+from lakerunner_dagster.lake.kafka_client import Trouble, made, patiently, refused, unavailable
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, ROLLUP_TOPIC, SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from confluent_kafka.admin._metadata import ClusterMetadata
 
     from lakerunner_dagster.lake.model import Message
-
-logger = logging.getLogger(__name__)
 
 TOPICS: tuple[str, ...] = (
     *(spec.notification_topic for spec in SIGNALS.values()),
@@ -63,8 +62,6 @@ REQUEST_SECONDS = 10.0
 
 NEW_PARTITIONS_SECONDS = 60.0
 """How often a consumer looks whether its topics have grown, in seconds."""
-
-Client = TypeVar("Client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +91,6 @@ class _Batch:
             self.error = error
 
 
-class _Trouble:
-    """What a client last complained of: its requests only say that they failed. Served by the client's polls."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def __call__(self, error: KafkaError) -> None:
-        # That all brokers are down is said after why, and tells less.
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.text:  # noqa: SLF001  # its public name
-            self.text = error.str()
-
-    def because(self, reason: str) -> str:
-        """The reason that a request gave, and what is known beside it."""
-        return f"{reason}; {self.text}" if self.text else reason
-
-
 class Bus:
     """A Kafka cluster and the topics under one prefix. Safe to share among threads; consumers are not."""
 
@@ -135,7 +116,7 @@ class Bus:
         self._partitions = partitions
         self._replication = replication
         self._retention_hours = retention_hours
-        self._trouble = _Trouble()
+        self._trouble = Trouble()
         self._producer: Producer | None = None
         self._producer_lock = threading.Lock()
 
@@ -222,7 +203,7 @@ class Bus:
                     "message.max.bytes": MESSAGE_BYTES,
                     "error_cb": self._trouble,
                 }
-                self._producer = _made(Producer, config)
+                self._producer = made(Producer, config)
             return self._producer
 
     def _discard(self, producer: Producer) -> None:
@@ -240,7 +221,7 @@ class Bus:
             cluster: ClusterMetadata = client.list_topics(topic, timeout=REQUEST_SECONDS)
         except KafkaException as error:
             client.poll(0)
-            raise _unavailable(self._address, error, self._trouble) from error
+            raise unavailable(self._address, error, self._trouble) from error
         return cluster
 
     def _fetch_options(self) -> dict[str, Any]:
@@ -252,13 +233,23 @@ class Bus:
         wanted = [
             NewTopic(name, self._partitions, self._replication, config={"retention.ms": retention_ms}) for name in names
         ]
-        admin = _made(AdminClient, self._config)
+        admin = made(AdminClient, self._config)
         for name, created in admin.create_topics(wanted, request_timeout=REQUEST_SECONDS).items():
             try:
                 created.result(REQUEST_SECONDS)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise _refused(name, self._address, error.args[0]) from error
+                    raise refused(name, self._address, error.args[0]) from error
+        self._await(names)
+
+    def _await(self, names: Sequence[str]) -> None:
+        """Return when the brokers know the topics: one of them has created them, another may be asked next."""
+        client = self._client()
+        try:
+            for name in names:
+                patiently(partial(_partitions, client, name), REQUEST_SECONDS)
+        except KafkaException as error:
+            raise unavailable(self._address, error, self._trouble) from error
 
 
 class BusConsumer:
@@ -268,12 +259,12 @@ class BusConsumer:
         self._address = str(config["bootstrap.servers"])
         self._prefix = prefix
         self._topics = tuple(topics)
-        self._commits: dict[frozenset[tuple[str, int, int]], str | None] = {}
+        self._commits: dict[frozenset[tuple[str, int, int]], KafkaError | None] = {}
         self._unread: list[KafkaMessage] = []
-        self._trouble = _Trouble()
+        self._trouble = Trouble()
         self._assigned: set[tuple[str, int]] = set()
         self._grown_at = time.monotonic()
-        self._consumer = _made(
+        self._consumer = made(
             Consumer,
             {
                 **config,
@@ -331,28 +322,35 @@ class BusConsumer:
             TopicPartition(self._prefix + topic, partition, offset)
             for (topic, partition), offset in next_offsets.items()
         ]
+        try:
+            patiently(partial(self._commit, wanted), REQUEST_SECONDS)
+        except KafkaException as error:
+            reason = self._trouble.because(error.args[0].str())
+            raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {reason}") from error
+
+    def close(self) -> None:
+        """Let the connection go; what was not committed stays so."""
+        self._consumer.close()
+
+    def _commit(self, wanted: list[TopicPartition]) -> None:
+        # A synchronous commit would wait for a broker that is down for as long as it is down.
         self._commits.clear()
         self._consumer.commit(offsets=wanted, asynchronous=True)
         deadline = time.monotonic() + REQUEST_SECONDS
         while _places(wanted) not in self._commits:
             if time.monotonic() >= deadline:
-                reason = self._trouble.because(f"no answer within {REQUEST_SECONDS:g} s")
-                raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {reason}")
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer within {REQUEST_SECONDS:g} s"))  # noqa: SLF001
             # The answer is served by a poll, and a poll may bring a message: it is kept for the next one.
             message = self._consumer.poll(0.01)
             if message is not None:
                 self._unread.append(message)
         error = self._commits[_places(wanted)]
         if error is not None:
-            raise BusUnavailable(f"Kafka at {self._address} did not commit offsets: {self._trouble.because(error)}")
-
-    def close(self) -> None:
-        """Let the connection go; what was not committed stays so."""
-        self._consumer.close()
+            raise KafkaException(error)
 
     def _note_commit(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
         errors = [error, *(place.error for place in offsets)]
-        self._commits[_places(offsets)] = next((wrong.str() for wrong in errors if wrong is not None), None)
+        self._commits[_places(offsets)] = next((wrong for wrong in errors if wrong is not None), None)
 
     def _take(self, max_messages: int, timeout_seconds: float) -> list[KafkaMessage]:
         if self._unread:
@@ -364,15 +362,12 @@ class BusConsumer:
     def _existing(self) -> list[tuple[str, int]]:
         """Every partition of the topics, as (topic, partition)."""
         found: list[tuple[str, int]] = []
-        for topic in self._topics:
-            name = self._prefix + topic
-            try:
-                metadata = self._consumer.list_topics(name, timeout=REQUEST_SECONDS).topics[name]
-            except KafkaException as error:
-                raise _unavailable(self._address, error, self._trouble) from error
-            if metadata.error is not None:
-                raise BusUnavailable(f"Kafka at {self._address} has no usable topic {name}: {metadata.error.str()}")
-            found.extend((topic, partition) for partition in metadata.partitions)
+        try:
+            for topic in self._topics:
+                request = partial(_partitions, self._consumer, self._prefix + topic)
+                found.extend((topic, partition) for partition in patiently(request, REQUEST_SECONDS))
+        except KafkaException as error:
+            raise unavailable(self._address, error, self._trouble) from error
         return found
 
     def _start(
@@ -385,24 +380,29 @@ class BusConsumer:
             if (topic, partition) not in given
         ]
         try:
-            if others:
-                others = self._consumer.committed(others, timeout=REQUEST_SECONDS)
+            others = patiently(partial(self._committed, others), REQUEST_SECONDS)
+            for place in others:
+                if place.offset < 0:
+                    place.offset = patiently(partial(self._earliest, place), REQUEST_SECONDS)
         except KafkaException as error:
-            raise _unavailable(self._address, error, self._trouble) from error
-        for place in others:
-            if place.offset < 0:
-                place.offset = self._earliest(place)
+            raise unavailable(self._address, error, self._trouble) from error
         return [
             *(TopicPartition(self._prefix + topic, partition, offset) for (topic, partition), offset in given.items()),
             *others,
         ]
 
+    def _committed(self, places: list[TopicPartition]) -> list[TopicPartition]:
+        if not places:
+            return []
+        committed = self._consumer.committed(places, timeout=REQUEST_SECONDS)
+        for place in committed:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return committed
+
     def _earliest(self, place: TopicPartition) -> int:
-        """The earliest offset by number: by its name the client waits half a second before it asks."""
-        try:
-            low, _ = self._consumer.get_watermark_offsets(place, timeout=REQUEST_SECONDS)
-        except KafkaException:
-            return OFFSET_BEGINNING  # the leader of a new topic may not know yet that it is; the client asks again
+        # By number, for by its name the client waits half a second before it asks.
+        low, _ = self._consumer.get_watermark_offsets(place, timeout=REQUEST_SECONDS)
         return low
 
     def _take_new_partitions(self) -> None:
@@ -411,6 +411,15 @@ class BusConsumer:
         if new:
             self._consumer.incremental_assign(self._start(new, {}))
             self._assigned.update(new)
+
+
+def _partitions(client: Producer | Consumer, name: str) -> list[int]:
+    """The partitions of a topic. Raises KafkaException, also where there is no such topic."""
+    cluster: ClusterMetadata = client.list_topics(name, timeout=REQUEST_SECONDS)
+    topic = cluster.topics[name]
+    if topic.error is not None:
+        raise KafkaException(KafkaError(topic.error.code(), f"topic {name}: {topic.error.str()}"))
+    return list(topic.partitions)
 
 
 def _is_embedded(cluster: ClusterMetadata) -> bool:
@@ -465,28 +474,3 @@ def _received(message: KafkaMessage, prefix: str) -> Received:
 def _headers(message: KafkaMessage) -> list[tuple[str, bytes | None]]:
     # A received message has a list of pairs; the client's type says what one may give it, too.
     return cast("list[tuple[str, bytes | None]]", message.headers() or [])
-
-
-def _made(client: Callable[..., Client], config: Mapping[str, Any]) -> Client:
-    try:
-        return client(dict(config), logger=logger)
-    except (KafkaException, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"Kafka's client refuses its settings ({error}): mend LAKERUNNER_KAFKA_OPTIONS and "
-            "LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS"
-        ) from error
-
-
-def _unavailable(address: str, error: KafkaException, trouble: _Trouble) -> BusUnavailable:
-    return BusUnavailable(
-        f"Kafka at {address} does not answer ({trouble.because(error.args[0].str())}): is it up, and is that it?"
-    )
-
-
-def _refused(topic: str, address: str, error: KafkaError) -> BusUnavailable | ConfigurationError:
-    if error.retriable() or error.code() in {KafkaError._TIMED_OUT, KafkaError._TRANSPORT}:  # noqa: SLF001  # public
-        return BusUnavailable(f"Kafka at {address} did not create topic {topic}: {error.str()}")
-    return ConfigurationError(
-        f"Kafka at {address} refuses to create topic {topic} ({error.str()}): set LAKERUNNER_KAFKA_PARTITIONS and "
-        "LAKERUNNER_KAFKA_REPLICATION to what it can do, or create the topics yourself"
-    )

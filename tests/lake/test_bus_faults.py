@@ -152,7 +152,9 @@ def test_a_commit_outlives_errors_that_pass(cluster: FaultyCluster, bus: Bus, to
     assert send(bus, topic, 0, 9, SECONDS)
     consumer = bus.consumer("group", [topic])
     consumer.assign({})
-    cluster.fail(OFFSET_COMMIT, [KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._TRANSPORT])
+    cluster.fail(
+        OFFSET_COMMIT, [KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR, KafkaError._TRANSPORT]
+    )
     positions = {(topic, partition): 1 for partition in range(4)}
     consumer.commit(positions)
     cluster.heal(OFFSET_COMMIT)
