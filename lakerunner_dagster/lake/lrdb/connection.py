@@ -23,6 +23,9 @@ Conn: TypeAlias = Connection[tuple[Any, ...]]
 POOL_TIMEOUT_SECONDS = 10.0
 """How long a caller waits for a free or a working connection."""
 
+IDLE_IN_TRANSACTION_MS = 120_000
+"""How long a process that has stopped, or is cut off, in the middle of a transaction keeps its locks."""
+
 ERROR_TEXT_LENGTH = 4000
 """Characters of an error that are kept."""
 
@@ -41,7 +44,9 @@ class Lrdb:
             max_size=max_size,
             open=False,
             timeout=POOL_TIMEOUT_SECONDS,
-            kwargs={"autocommit": True, "application_name": "lakerunner", "options": "-c TimeZone=UTC"},
+            # Plans made for any parameters would lock every leaf of a segment table: nothing is prepared for later.
+            kwargs={"autocommit": True, "application_name": "lakerunner", "prepare_threshold": None},
+            configure=_configure,
             # A server that was restarted has cut idle connections: none of them may be lent.
             check=ConnectionPool.check_connection,
             name="lrdb",
@@ -62,7 +67,7 @@ class Lrdb:
         try:
             with self._pool.connection() as conn:
                 yield conn
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout) as error:
             raise LakeDatabaseUnavailable(f"lrdb ({self._place()}) did not answer: {error}; try again") from error
 
     @contextmanager
@@ -85,6 +90,11 @@ class Lrdb:
     def _place(self) -> str:
         parameters = conninfo_to_dict(str(self._pool.conninfo))
         return f"{parameters.get('host', 'local')}:{parameters.get('port', 5432)}/{parameters.get('dbname', '')}"
+
+
+def _configure(conn: Conn) -> None:
+    conn.execute("SET TIME ZONE 'UTC'")
+    conn.execute(f"SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}")
 
 
 def storable(text: str) -> str:

@@ -6,13 +6,13 @@ stored (``segments``, ``lineage``, ``ledger``, ``outbox``), what is computed and
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from psycopg.errors import UniqueViolation
-from psycopg.types.json import Jsonb
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
 from lakerunner_dagster.lake.lrdb import conservation, lineage, outbox, segments
@@ -72,17 +72,7 @@ def publish_ingest(
     books.add(conn, ledger, [output.segment for output in outputs])
     outbox.add(conn, messages)
     _learn_ratio(conn, box)
-    conn.execute(
-        """
-        UPDATE boxes SET state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %s
-        WHERE box_id = %s AND organization_id = %s
-        """,
-        (
-            sum(outcome.state is RawState.INGESTED for outcome in outcomes),
-            box.lease.box_id,
-            source.organization_id,
-        ),
-    )
+    _end_box(conn, box, outputs, outcomes)
 
 
 def _require_members(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome]) -> None:
@@ -112,29 +102,47 @@ def _insert(conn: Conn, new: Sequence[Segment]) -> None:
 
 
 def _end_objects(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome]) -> None:
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            """
-            UPDATE raw_objects SET
-                state = %s, ended_at = now(), raw_bytes = %s, records_read = %s, records_rejected = %s, rejected = %s,
-                error_class = %s, error_text = %s
-            WHERE organization_id = %s AND raw_object_id = %s
-            """,
-            [
-                (
-                    str(outcome.state),
-                    outcome.raw_bytes,
-                    outcome.records_read,
-                    sum(outcome.rejected.values()),
-                    Jsonb(dict(outcome.rejected)),
-                    outcome.error_class,
-                    None if outcome.error_text is None else storable(outcome.error_text),
-                    box.source.organization_id,
-                    outcome.raw_object_id,
-                )
-                for outcome in outcomes
-            ],
-        )
+    conn.execute(
+        """
+        UPDATE raw_objects r SET
+            state = o.state, ended_at = now(), raw_bytes = o.raw_bytes, records_read = o.records_read,
+            records_rejected = o.records_rejected, rejected = o.rejected::jsonb, error_class = o.error_class,
+            error_text = o.error_text
+        FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[],
+                    %s::text[])
+            AS o (raw_object_id, state, raw_bytes, records_read, records_rejected, rejected, error_class, error_text)
+        WHERE r.organization_id = %s AND r.raw_object_id = o.raw_object_id
+        """,
+        (
+            [outcome.raw_object_id for outcome in outcomes],
+            [str(outcome.state) for outcome in outcomes],
+            [outcome.raw_bytes for outcome in outcomes],
+            [outcome.records_read for outcome in outcomes],
+            [sum(outcome.rejected.values()) for outcome in outcomes],
+            [json.dumps(dict(outcome.rejected)) for outcome in outcomes],
+            [outcome.error_class for outcome in outcomes],
+            [None if outcome.error_text is None else storable(outcome.error_text) for outcome in outcomes],
+            box.source.organization_id,
+        ),
+    )
+
+
+def _end_box(conn: Conn, box: ClaimedBox, outputs: Sequence[Output], outcomes: Sequence[ObjectOutcome]) -> None:
+    conn.execute(
+        """
+        UPDATE boxes SET
+            state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %s, segments = %s,
+            records = %s
+        WHERE box_id = %s AND organization_id = %s
+        """,
+        (
+            sum(outcome.state is RawState.INGESTED for outcome in outcomes),
+            len(outputs),
+            sum(output.segment.records for output in outputs),
+            box.lease.box_id,
+            box.source.organization_id,
+        ),
+    )
 
 
 def _learn_ratio(conn: Conn, box: ClaimedBox) -> None:
@@ -336,26 +344,24 @@ def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
             raise SwapConflict(f"segment {segment.key} was deleted while it was published again: do the work again")
 
 
-def recount(conn: Conn, source: Source, outcomes: Iterable[ObjectOutcome]) -> None:
+def recount(conn: Conn, source: Source, outcomes: Sequence[ObjectOutcome]) -> None:
     """What a rebuild has read of ingested objects and rejected, where its decoder counts otherwise than the first."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            """
-            UPDATE raw_objects SET raw_bytes = %s, records_read = %s, records_rejected = %s, rejected = %s
-            WHERE organization_id = %s AND raw_object_id = %s AND state = 'ingested'
-              AND (records_read, rejected) IS DISTINCT FROM (%s, %s)
-            """,
-            [
-                (
-                    outcome.raw_bytes,
-                    outcome.records_read,
-                    sum(outcome.rejected.values()),
-                    Jsonb(dict(outcome.rejected)),
-                    source.organization_id,
-                    outcome.raw_object_id,
-                    outcome.records_read,
-                    Jsonb(dict(outcome.rejected)),
-                )
-                for outcome in outcomes
-            ],
-        )
+    conn.execute(
+        """
+        UPDATE raw_objects r SET
+            raw_bytes = o.raw_bytes, records_read = o.records_read, records_rejected = o.records_rejected,
+            rejected = o.rejected::jsonb
+        FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
+            AS o (raw_object_id, raw_bytes, records_read, records_rejected, rejected)
+        WHERE r.organization_id = %s AND r.raw_object_id = o.raw_object_id AND r.state = 'ingested'
+          AND (r.records_read, r.rejected) IS DISTINCT FROM (o.records_read, o.rejected::jsonb)
+        """,
+        (
+            [outcome.raw_object_id for outcome in outcomes],
+            [outcome.raw_bytes for outcome in outcomes],
+            [outcome.records_read for outcome in outcomes],
+            [sum(outcome.rejected.values()) for outcome in outcomes],
+            [json.dumps(dict(outcome.rejected)) for outcome in outcomes],
+            source.organization_id,
+        ),
+    )

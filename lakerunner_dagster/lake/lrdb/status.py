@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from psycopg import sql
 from psycopg.rows import class_row
 
 from lakerunner_dagster.lake.lrdb.boxes import ingest_stage
 from lakerunner_dagster.lake.lrdb.profiles import Organization, organizations
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.signals import Signal
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
@@ -28,9 +27,9 @@ LATENCY_BOXES = 200
 class SourceStatus:
     """One source's way through one stage.
 
-    ``records`` and ``segments`` are published ones of the ingest tier. ``oldest_seconds`` is how long the longest
-    waiting object (pending or boxed) has waited, the percentiles are of the seconds from notification to queryable;
-    None where there is nothing to tell.
+    ``segments`` and ``records`` are what its boxes have published, whatever became of it since. ``oldest_seconds`` is
+    how long the longest waiting object (pending or boxed) has waited, the percentiles are of the seconds from
+    notification to queryable; None where there is nothing to tell.
     """
 
     stage: str
@@ -82,8 +81,7 @@ def status(conn: Conn) -> list[SourceStatus]:
 
 
 def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> list[SourceStatus]:
-    tier = sql.SQL("frequency_ms = %(frequency)s" if SIGNALS[signal].frequency_ms else "true")
-    query = sql.SQL("""
+    query = """
         WITH pending AS (
             SELECT instance_num, count(*) AS pending, min(pending_since) AS since FROM raw_objects
             WHERE organization_id = %(organization)s AND signal = %(signal)s AND state = 'pending' GROUP BY instance_num
@@ -100,7 +98,9 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
             WHERE organization_id = %(organization)s AND signal = %(signal)s AND state IN ('quarantined', 'missing')
             GROUP BY instance_num
         ), done AS (
-            SELECT instance_num, sum(ingested)::bigint AS ingested FROM boxes
+            SELECT instance_num, sum(ingested)::bigint AS ingested, sum(segments)::bigint AS segments,
+                   sum(records)::bigint AS records
+            FROM boxes
             WHERE organization_id = %(organization)s AND stage = %(stage)s AND state = 'done' GROUP BY instance_num
         ), box AS (
             SELECT instance_num, count(*) FILTER (WHERE state = 'open') AS boxes_open,
@@ -108,9 +108,6 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
                    count(*) FILTER (WHERE state = 'failed') AS boxes_failed
             FROM boxes WHERE organization_id = %(organization)s AND stage = %(stage)s AND state <> 'done'
             GROUP BY instance_num
-        ), segment AS (
-            SELECT instance_num, count(*) AS segments, sum(records)::bigint AS records
-            FROM {table} WHERE organization_id = %(organization)s AND published AND {tier} GROUP BY instance_num
         )
         SELECT %(stage)s AS stage, %(name)s || '/' || s.collector_name AS source,
                coalesce(pending, 0) AS pending, coalesce(boxed, 0) AS boxed, coalesce(ingested, 0) AS ingested,
@@ -126,7 +123,6 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
         LEFT JOIN aside USING (instance_num)
         LEFT JOIN done USING (instance_num)
         LEFT JOIN box USING (instance_num)
-        LEFT JOIN segment USING (instance_num)
         CROSS JOIN LATERAL (
             SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
                        ORDER BY extract(epoch FROM r.ended_at - r.pending_since)::float) AS seconds
@@ -138,13 +134,12 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
             )
         ) AS latency
         WHERE s.organization_id = %(organization)s AND num_nonnulls(pending, boxed, quarantined, ingested) > 0
-    """).format(table=sql.Identifier(SIGNALS[signal].segment_table), tier=tier)
+    """
     parameters = {
         "organization": organization.organization_id,
         "name": organization.name,
         "signal": str(signal),
         "stage": ingest_stage(signal),
-        "frequency": SIGNALS[signal].frequency_ms,
         "boxes": LATENCY_BOXES,
     }
     with conn.cursor(row_factory=class_row(SourceStatus)) as cursor:

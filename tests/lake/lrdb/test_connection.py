@@ -57,6 +57,29 @@ def test_no_server_is_unavailable_and_the_password_is_not_told(
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_process_that_stops_in_a_transaction_does_not_keep_its_locks(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "IDLE_IN_TRANSACTION_MS", 100)
+    with Lrdb(shared_url, max_size=2) as lrdb, pytest.raises(LakeDatabaseUnavailable), lrdb.transaction() as stopped:
+        stopped.execute("SELECT pg_advisory_xact_lock(42)")
+        take_over(lrdb, 42)
+
+
+def take_over(lrdb: Lrdb, lock: int) -> None:
+    """Wait for an advisory lock, as long as it takes."""
+    with lrdb.transaction() as conn:
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (lock,))
+
+
+def test_nothing_is_planned_for_parameters_to_come(lrdb: Lrdb) -> None:
+    """Such a plan would lock every leaf of a segment table, and run out of locks in a lake of years."""
+    with lrdb.connection() as conn:
+        for number in range(20):
+            conn.execute("SELECT count(*) FROM log_seg WHERE dateint = %s", (number,))
+        assert conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+
+
 def test_a_snapshot_sees_one_moment_and_writes_nothing(lrdb: Lrdb) -> None:
     with lrdb.snapshot() as conn:
         before = conn.execute("SELECT count(*) FROM bucket_configurations").fetchone()

@@ -21,6 +21,7 @@ from tests.lake.lrdb.work import (
     output,
     publish_box,
     quarantined,
+    replace_hour,
 )
 
 
@@ -99,9 +100,9 @@ def test_the_oldest_object_may_be_in_a_failed_box(lrdb: Lrdb, edge: Source) -> N
     assert (failed.box_id, failed.source, failed.error_text, failed.attempts) == (box_id, "acme/edge", "why", 5)
 
 
-def test_superseded_segments_do_not_count(lrdb: Lrdb, edge: Source) -> None:
-    ingest(lrdb, edge)
-    _, out = ingest(lrdb, edge)
-    do(lrdb, "UPDATE log_seg SET published = false WHERE segment_id = %s", out.segment.segment_id)
+def test_what_was_published_stays_counted_whatever_becomes_of_it(lrdb: Lrdb, edge: Source) -> None:
+    box, _ = ingest(lrdb, edge)
+    ingest(lrdb, edge, Signal.METRICS)
+    replace_hour(lrdb, edge, [], [member.raw_object_id for member in box.members])
     row = shown(lrdb)["logs.ingest", "acme/edge"]
     assert (row.segments, row.records) == (1, 30)

@@ -11,6 +11,8 @@ CREATE TABLE boxes (
     grouping_key     TEXT NOT NULL,
     members          INT NOT NULL,
     ingested         INT NOT NULL DEFAULT 0,
+    segments         INT NOT NULL DEFAULT 0,
+    records          BIGINT NOT NULL DEFAULT 0,
     bytes            BIGINT NOT NULL,
     reason           TEXT NOT NULL,
     state            TEXT NOT NULL DEFAULT 'open',
@@ -40,7 +42,8 @@ CREATE TABLE boxes (
 );
 
 CREATE INDEX boxes_not_done ON boxes (stage, organization_id, instance_num, dateint, box_id) WHERE state <> 'done';
-CREATE INDEX boxes_done ON boxes (organization_id, stage, instance_num, ended_at) INCLUDE (ingested) WHERE state = 'done';
+CREATE INDEX boxes_done ON boxes (organization_id, stage, instance_num, ended_at)
+    INCLUDE (ingested, segments, records) WHERE state = 'done';
 
 CREATE TABLE raw_objects (
     raw_object_id     BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
