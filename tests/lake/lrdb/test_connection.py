@@ -61,15 +61,17 @@ def test_a_process_that_stops_in_a_transaction_does_not_keep_its_locks(
     shared_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "IDLE_IN_TRANSACTION_MS", 100)
-    with Lrdb(shared_url, max_size=2) as lrdb, pytest.raises(LakeDatabaseUnavailable), lrdb.transaction() as stopped:
-        stopped.execute("SELECT pg_advisory_xact_lock(42)")
-        take_over(lrdb, 42)
+    with Lrdb(shared_url, max_size=2) as lrdb, pytest.raises(LakeDatabaseUnavailable):
+        stop_with_a_lock(lrdb)
 
 
-def take_over(lrdb: Lrdb, lock: int) -> None:
-    """Wait for an advisory lock, as long as it takes."""
-    with lrdb.transaction() as conn:
-        conn.execute("SELECT pg_advisory_xact_lock(%s)", (lock,))
+def stop_with_a_lock(lrdb: Lrdb) -> None:
+    """Hold a lock and do nothing more in this transaction, until another one has got the lock."""
+    take = "SELECT pg_advisory_xact_lock(42)"
+    with lrdb.transaction() as stopped:
+        stopped.execute(take)
+        with lrdb.transaction() as other:
+            other.execute(take)
 
 
 def test_nothing_is_planned_for_parameters_to_come(lrdb: Lrdb) -> None:
