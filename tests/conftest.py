@@ -8,12 +8,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.local.kafka import KafkaServer
 from lakerunner_dagster.local.postgres import PostgresServer
+
+
+# No test asserts a duration, least of all on a busy machine.
+hypothesis.settings.register_profile("lake", deadline=None)
+hypothesis.settings.load_profile("lake")
 
 
 class TestDatabases:

@@ -146,6 +146,9 @@ class Settings(_Group):
     tick_seconds: Annotated[float, Field(gt=0, le=50, description="Longest time a sensor's tick polls and plans.")] = (
         15.0
     )
+    listen_seconds: Annotated[
+        float, Field(ge=0, le=50, description="How long a tick goes on listening though nothing comes, in seconds.")
+    ] = 0.0
     sensor_interval_seconds: Annotated[int, Field(gt=0, description="Shortest time between two ticks of a sensor.")] = 5
     active_runs: Annotated[int, Field(gt=0, description="Ingest runs of one signal that may be queued or running.")] = 4
     freshness_seconds: Annotated[

@@ -51,7 +51,11 @@ STARTS_WITHIN_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
 DEV_DEFAULTS = {
-    "LAKERUNNER_BOX_AGE_SECONDS": "5",
+    "LAKERUNNER_BOX_AGE_SECONDS": "3",
+    # Ticks that listen nearly all the time hand a file on at once, and each holds a thread of the code server meanwhile.
+    "LAKERUNNER_LISTEN_SECONDS": "4",
+    "DAGSTER_CODE_SERVER_MAX_WORKERS": "24",
+    "DAGSTER_GRPC_MAX_WORKERS": "24",
     # glibc gives large buffers back to the system after each box, and page faults are then a fifth of a run's time.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",

@@ -38,7 +38,9 @@ def boxer_sensor(spec: SignalSpec) -> dg.SensorDefinition:
         now_ms = int(time.time() * 1000)
         kept = resident()
         with kept.boxer(spec.signal) as tick:
-            report = tick.run(now_ms, time.monotonic() + kept.lake.settings.tick_seconds)
+            report = tick.run(
+                now_ms, time.monotonic() + kept.lake.settings.tick_seconds, kept.lake.settings.listen_seconds
+            )
         observations = Observations.of_cursor(context.cursor).with_observed(_by_partition(report))
         due = observations.due(now_ms)
         check_due = observations.check_due(now_ms)

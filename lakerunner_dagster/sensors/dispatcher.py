@@ -56,6 +56,7 @@ def dispatcher_sensor(spec: SignalSpec) -> dg.SensorDefinition:
                 room,
                 int(time.time() * 1000),
                 time.monotonic() + kept.lake.settings.tick_seconds,
+                kept.lake.settings.listen_seconds,
             )
         requests = {DaySource(dispatch.dateint, dispatch.source.key): dispatch for dispatch in dispatches}
         startable = {partition: dispatch for partition, dispatch in requests.items() if partition.exists}

@@ -6,6 +6,7 @@ rows make a box (``planning.boxer``), how they are stored (``lrdb``).
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,17 +50,25 @@ class BoxerTick:
         topic = SIGNALS[signal].notification_topic
         self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}boxer.{signal}.ingest", topic)
 
-    def run(self, now_ms: int, deadline: float) -> BoxerReport:
-        """One tick: all that Kafka has, until ``deadline`` (of ``time.monotonic()``), made durable and planned."""
+    def run(self, now_ms: int, deadline: float, listen_seconds: float = 0.0) -> BoxerReport:
+        """One tick: all that Kafka has, until ``deadline`` (of ``time.monotonic()``), made durable and planned.
+
+        ``now_ms`` is the time at its beginning. For ``listen_seconds`` it goes on though nothing comes, so that news
+        and boxes that come of age need not wait for the next tick.
+        """
+        began_ms = now_ms - int(time.monotonic() * 1000)
         counts: Counter[str] = Counter()
         observed: dict[tuple[Source, int], Observed] = {}
-        for received in self._listener.batches(deadline):
+        for received in self._listener.batches(deadline, listen_seconds):
+            now_ms = began_ms + int(time.monotonic() * 1000)
             with self._lake.lrdb.transaction() as conn:
                 letters, unreadable = opened(conn, received, now_ms)
                 taken = take_in(conn, self._signal, letters, self._lake.limits, now_ms)
                 self._listener.record(conn)
                 boxes = close_boxes(conn, self._signal, self._lake.policy, now_ms)
             self._listener.commit()
+            if not self._listener.trouble:
+                counts.update(sent=announce(self._lake.lrdb, self._lake.bus))
             new, duplicates = taken.upserted.new, taken.upserted.duplicates + taken.upserted.reopened
             counts.update(
                 received=len(received), new=new, duplicates=duplicates, dead=unreadable + taken.dead, boxes=boxes
@@ -74,6 +83,6 @@ class BoxerTick:
             dead=counts["dead"],
             boxes=counts["boxes"],
             observed=observed,
-            outbox_published=0 if self._listener.trouble else announce(self._lake.lrdb, self._lake.bus),
+            outbox_published=counts["sent"],
             trouble=self._listener.trouble,
         )

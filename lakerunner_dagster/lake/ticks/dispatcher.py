@@ -54,19 +54,33 @@ class DispatcherTick:
         topic = SIGNALS[signal].box_topic
         self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}dispatcher.{signal}.ingest", topic)
 
-    def run(self, active: AbstractSet[tuple[str, int]], room: int, now_ms: int, deadline: float) -> list[Dispatch]:
+    def run(
+        self,
+        active: AbstractSet[tuple[str, int]],
+        room: int,
+        now_ms: int,
+        deadline: float,
+        listen_seconds: float = 0.0,
+    ) -> list[Dispatch]:
         """One tick: the partitions to start a run for, longest wait first.
 
         ``active`` are the (source key, dateint) that have a run queued or going, ``room`` is how many more may start.
-        ``deadline`` is of ``time.monotonic()``: Kafka is polled no longer.
+        ``deadline`` is of ``time.monotonic()``: Kafka is polled no longer. For ``listen_seconds`` the tick waits for a
+        partition, so that a box need not wait for the next tick.
         """
-        for received in self._listener.batches(deadline):
+        for received in self._listener.batches(deadline, listen_seconds if room > 0 else 0.0):
             with self._lake.lrdb.transaction() as conn:
                 self._take_up(conn, received, now_ms)
                 self._listener.record(conn)
             self._listener.commit()
-        if not self._listener.trouble:
-            announce(self._lake.lrdb, self._lake.bus)
+            if not self._listener.trouble:
+                announce(self._lake.lrdb, self._lake.bus)
+            if not received and (chosen := self._chosen(active, room)):
+                return chosen
+        return self._chosen(active, room)
+
+    def _chosen(self, active: AbstractSet[tuple[str, int]], room: int) -> list[Dispatch]:
+        """The partitions to start a run for, noted as dispatched."""
         with self._lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, boxes.ingest_stage(self._signal))
             free = [partition for partition in waiting if (partition.source.key, partition.dateint) not in active]

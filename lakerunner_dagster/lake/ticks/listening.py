@@ -24,7 +24,7 @@ BATCH = 2000
 """Most messages that are made durable in one transaction."""
 
 FIRST_SECONDS = 0.25
-"""How long a tick waits for a first message: an idle one lasts no longer."""
+"""How long a tick waits for a first message, before it looks at what else there is to do."""
 
 NEXT_SECONDS = 0.1
 """How long it waits for another, which the client will have fetched already."""
@@ -49,17 +49,21 @@ class Listener:
         self._reached: Positions = {}
         self.trouble: str | None = None
 
-    def batches(self, deadline: float) -> Iterator[list[Received]]:
+    def batches(self, deadline: float, listen_seconds: float = 0.0) -> Iterator[list[Received]]:
         """What has come since the last recorded message, until ``deadline`` (of ``time.monotonic()``).
 
-        Each batch is to be recorded before the next is asked for. The last is empty, unless the time is up; it is the
-        only one when nothing has come, or Kafka cannot be reached.
+        Each batch is to be recorded before the next is asked for. For ``listen_seconds`` an empty batch is followed by
+        others, so that the reader can do what time brings; after that, or when Kafka cannot be reached, it is the last.
         """
+        quiet_until = time.monotonic() + listen_seconds
         received = self._receive(FIRST_SECONDS)
         yield received
-        while received and time.monotonic() < deadline:
-            received = self._receive(NEXT_SECONDS)
+        while time.monotonic() < deadline and (received or self._goes_on(quiet_until)):
+            received = self._receive(NEXT_SECONDS if received else FIRST_SECONDS)
             yield received
+
+    def _goes_on(self, quiet_until: float) -> bool:
+        return self.trouble is None and time.monotonic() < quiet_until
 
     def _receive(self, timeout_seconds: float) -> list[Received]:
         try:
