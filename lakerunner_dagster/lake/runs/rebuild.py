@@ -35,7 +35,7 @@ def rebuild(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id:
     drained = work_off(lake, signal, source, dateint, run_id=run_id, on_box=on_hour)
     hours, failures = _replace_hours(lake, task, on_hour)
     require_complete(source, dateint, [*drained.failures, *failures])
-    return RebuildReport(drained, tuple(hours), tuple(failures))
+    return RebuildReport(drained.steps, tuple(hours))
 
 
 def _find_work(lake: Lake, task: Task) -> None:

@@ -114,8 +114,7 @@ class DrainReport:
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """What the drain before the rebuild did, the hours that it computed anew, and those that it left as they were."""
+    """The boxes that were drained before the rebuild, and the hours that it computed anew."""
 
-    drained: DrainReport
+    boxes: tuple[Step, ...]
     hours: tuple[Step, ...]
-    failures: tuple[Failure, ...]

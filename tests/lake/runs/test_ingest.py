@@ -10,7 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from lakerunner_dagster.lake.errors import BusUnavailable, LeaseLost, StoreUnavailable, WorkIncomplete
+from lakerunner_dagster.lake.errors import (
+    BusUnavailable,
+    LakeError,
+    LeaseLost,
+    StoreDenied,
+    StoreUnavailable,
+    WorkIncomplete,
+)
 from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.model import HOUR_MS, RawState
 from lakerunner_dagster.lake.runs import attempt
@@ -146,7 +153,10 @@ def test_a_box_larger_than_a_chunk_is_written_in_several_segments(
     assert world.breaches() == []
 
 
-def test_a_store_that_fails_gives_the_box_back_and_spares_the_boxes_behind_it(world: World) -> None:
+@pytest.mark.parametrize("failure", [StoreUnavailable, StoreDenied])
+def test_a_store_that_fails_gives_the_box_back_and_spares_the_boxes_behind_it(
+    world: World, failure: type[LakeError]
+) -> None:
     for name in ("a", "b", "c"):
         world.send(Signal.LOGS, name, logs(name, [TEN]))
         world.box(Signal.LOGS)
@@ -156,14 +166,14 @@ def test_a_store_that_fails_gives_the_box_back_and_spares_the_boxes_behind_it(wo
         nonlocal failures
         if operation == "put" and failures:
             failures -= 1
-            raise StoreUnavailable(f"{key}: 503 Slow Down")
+            raise failure(f"{key}: 503 Slow Down")
 
     lake = disturbed(world, fails)
     for _ in range(2):
-        with pytest.raises(WorkIncomplete, match=r"box \d+: StoreUnavailable: .*503 Slow Down"):
+        with pytest.raises(WorkIncomplete, match=rf"box 1: {failure.__name__}: .*503 Slow Down"):
             drained(world, lake)
     assert world.query("SELECT attempts, error_class FROM boxes ORDER BY box_id") == [
-        (2, "StoreUnavailable"),
+        (2, failure.__name__),
         (0, None),
         (0, None),
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from bench.grow import real_data
 from lakerunner_dagster.lake.model import RawState
 from lakerunner_dagster.lake.signals import Signal
 from tests.lake.world import World
@@ -27,8 +27,7 @@ RECORDS = {
 
 @pytest.fixture(scope="module")
 def real_files() -> Path:
-    default = Path(__file__).parents[3] / "../shared/data"
-    folder = Path(os.environ.get("LAKERUNNER_REAL_DATA", default)) / "otlp"
+    folder = real_data()
     if not folder.is_dir():
         pytest.skip(f"no real telemetry at {folder}: set LAKERUNNER_REAL_DATA")
     return folder
