@@ -15,8 +15,8 @@ from lakerunner_dagster.lake.lrdb.connection import Lrdb
 
 logger = logging.getLogger(__name__)
 
-BATCH = 500
-"""Messages that are locked, sent and deleted together: at most this many are sent again after a crash."""
+BATCH = 100
+"""Messages that are locked, sent and deleted together: so many may be sent again after a crash, each up to 900 kB."""
 
 ANNOUNCE_SECONDS = 5.0
 """How long a tick or a run waits for Kafka to take what it has left in the outbox."""
