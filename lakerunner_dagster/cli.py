@@ -6,15 +6,17 @@ What belongs here: which commands there are, and what an error looks like. What 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from lakerunner_dagster.commands import lrdb, notify, organization, quarantine, services
+from lakerunner_dagster.commands import bucket, lrdb, notify, organization, quarantine, services
 from lakerunner_dagster.commands.dev import dev
 from lakerunner_dagster.commands.doctor import doctor
 from lakerunner_dagster.commands.lineage import show_lineage
+from lakerunner_dagster.commands.session import shown
 from lakerunner_dagster.commands.status import show_status
 from lakerunner_dagster.lake.errors import LakeError
 
@@ -29,15 +31,16 @@ app.add_typer(services.app, name="services")
 app.add_typer(notify.app, name="notify")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(organization.app, name="organization")
+app.add_typer(bucket.app, name="bucket")
 app.add_typer(lrdb.app, name="lrdb")
 
 
-def main() -> None:
-    """Run a command; an error of the lake is one message and exit code 1, no trace."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command (by default the process's own arguments); an error of the lake is one message and exit code 1."""
     try:
-        app()
+        app(arguments)
     except LakeError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), shown(str(error))), soft_wrap=True)
         sys.exit(1)
 
 

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from lakerunner_dagster.commands.session import console
+from lakerunner_dagster.commands.session import console, say
 from lakerunner_dagster.commands.status import status_table
 from lakerunner_dagster.lake.errors import WorkIncomplete
 from lakerunner_dagster.lake.settings import Settings
@@ -44,12 +44,12 @@ def dev(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: stop.set())
-    with platform(Settings(), port, lambda what: console.print(f"{what} …")) as running:
+    with platform(Settings(), port, lambda what: say(f"{what} …")) as running:
         if once:
             _once(running, stop, timeout)
         else:
             _until_stopped(running, stop, every)
-            console.print("stopping …")
+            say("stopping …")
 
 
 def _until_stopped(running: Platform, stop: threading.Event, every: float) -> None:
@@ -71,7 +71,7 @@ def _once(running: Platform, stop: threading.Event, timeout: float) -> None:
     fed: list[DemoFile] = []
     for file in range(ONCE_FILES):
         fed += feed.feed(now_ms - (ONCE_FILES - 1 - file) * 10_000)
-    console.print(f"fed {len(fed)} files with {sum(file.records for file in fed):,} records; Dagster: {running.ui_url}")
+    say(f"fed {len(fed)} files with {sum(file.records for file in fed):,} records; Dagster: {running.ui_url}")
     deadline = time.monotonic() + timeout
     while unfinished := running.unfinished(fed):
         _require_running(running)
@@ -81,7 +81,7 @@ def _once(running: Platform, stop: threading.Event, timeout: float) -> None:
             raise WorkIncomplete("\n".join([f"{why}: {len(unfinished)} of {len(fed)} files", *unfinished]))
         stop.wait(LOOK_SECONDS)
     console.print(status_table(running.status()))
-    console.print(f"all {len(fed)} files are queryable")
+    say(f"all {len(fed)} files are queryable")
 
 
 def _view(running: Platform) -> RenderableType:

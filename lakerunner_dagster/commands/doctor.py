@@ -5,20 +5,23 @@ What belongs here: the checks and what to do when one fails. What does not: the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import psycopg
 from pydantic import SecretStr
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
-from lakerunner_dagster.commands.session import console
-from lakerunner_dagster.lake.errors import ConfigurationError, LakeError, WorkIncomplete
+from lakerunner_dagster.commands.session import console, reachable_url, require_schema, say, shown
+from lakerunner_dagster.lake.errors import ConfigurationError, LakeDatabaseUnavailable, LakeError, WorkIncomplete
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
-from lakerunner_dagster.lake.lrdb.migrate import pending_migrations
-from lakerunner_dagster.lake.runs.context import lrdb_url, open_lake
+from lakerunner_dagster.lake.runs.context import lrdb_url, open_bus
 from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings, variable_of
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
 
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pydantic_settings import BaseSettings
+
+SERVERS = ("database_url", "dagster_database_url", "kafka_bootstrap_servers")
+"""The settings that name what must be there."""
+
+CLOCK_SECONDS = 5.0
+"""How far apart two clocks may be before a person hears of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +47,31 @@ class Finding:
 
 
 def doctor() -> None:
-    """Show every setting with its value, and try each connection."""
+    """Show every setting with its value, and try each connection; topics that Kafka lacks are created."""
     settings = Settings()
     console.print(settings_table([settings, BoxPolicy(), Limits()]))
-    findings = list(examined(settings))
-    table = Table("checked", "", "result")
-    for finding in findings:
-        table.add_row(finding.what, "[green]well[/]" if finding.well else "[red]ill[/]", finding.sentence)
-    console.print(table)
-    ill = [finding.what for finding in findings if not finding.well]
+    if all(getattr(settings, name) is None for name in SERVERS):
+        raise ConfigurationError(
+            "no services are configured: `lakerunner services up` starts embedded ones and writes .env; to use your "
+            f"own, set {', '.join(variable_of(Settings, name) for name in SERVERS)}"
+        )
+    ill = []
+    for finding in examined(settings):
+        say((" well " if finding.well else " ill  ", "green" if finding.well else "bold red"), _line(finding))
+        if not finding.well:
+            ill.append(finding.what)
     if ill:
         raise WorkIncomplete(f"needs attention: {', '.join(ill)}")
 
 
 def settings_table(groups: Iterable[BaseSettings]) -> Table:
-    """Name, value and meaning of every setting; a secret shows only that it is set."""
-    table = Table("setting", "value", "meaning")
+    """Name, value and meaning of every setting; what is set is bold, a secret shows only that it is set."""
+    table = Table("setting", "value", "meaning", box=SIMPLE_HEAD, pad_edge=False)
     for group in groups:
         for name, field in type(group).model_fields.items():
-            value = getattr(group, name)
-            table.add_row(variable_of(type(group), name), _masked(value), field.description or "")
+            value = shown(_masked(getattr(group, name)))
+            value.stylize("bold" if name in group.model_fields_set else "")
+            table.add_row(Text(variable_of(type(group), name)), value, Text(field.description or ""))
     return table
 
 
@@ -67,17 +81,23 @@ def _masked(value: object) -> str:
     return "(set)" if isinstance(value, SecretStr) else "" if value is None else str(value)
 
 
+def _line(finding: Finding) -> str:
+    return f"{finding.what}: {' '.join(finding.sentence.split())}"
+
+
 def examined(settings: Settings) -> Iterator[Finding]:
-    """A finding for lrdb, its schema, Dagster's storage, Kafka and each bucket."""
+    """A finding for lrdb and its clock, Dagster's storage, Kafka and each bucket."""
     yield _tried("lrdb", lambda: _lrdb(settings))
-    yield _tried("lrdb's schema", lambda: _schema(settings))
     yield _tried("Dagster's storage", lambda: _dagster_storage(settings))
     yield _tried("Kafka", lambda: _kafka(settings))
     try:
-        with Lrdb(lrdb_url(settings), max_size=1) as lrdb, lrdb.connection() as conn:
+        with Lrdb(require_schema(settings), max_size=1) as lrdb, lrdb.connection() as conn:
             buckets = profiles.buckets(conn)
+            yield _tried("clock", partial(_clock, conn))
     except LakeError:
         return  # said above
+    if not buckets:
+        yield Finding("buckets", well=False, sentence="none is registered: `lakerunner bucket add NAME --provider …`")
     for bucket in buckets:
         yield _tried(f"bucket {bucket.bucket_name}", partial(_bucket, bucket))
 
@@ -90,38 +110,51 @@ def _tried(what: str, examine: Callable[[], str]) -> Finding:
 
 
 def _lrdb(settings: Settings) -> str:
-    with Lrdb(lrdb_url(settings), max_size=1) as lrdb, lrdb.connection() as conn:
-        row = conn.execute("SHOW server_version").fetchone()
-    return f"PostgreSQL {row[0] if row else ''} answers"
-
-
-def _schema(settings: Settings) -> str:
-    pending = pending_migrations(lrdb_url(settings))
-    if pending:
-        raise ConfigurationError(f"{len(pending)} migrations are not applied: run `lakerunner lrdb migrate`")
-    return "up to date"
+    server = _server(lrdb_url(settings), "LAKERUNNER_DATABASE_URL")
+    require_schema(settings)
+    return f"{server}, with the schema of this version"
 
 
 def _dagster_storage(settings: Settings) -> str:
     if settings.dagster_database_url is None:
-        raise ConfigurationError("LAKERUNNER_DAGSTER_DATABASE_URL is not set: run `lakerunner services up`, or set it")
-    url = settings.dagster_database_url.get_secret_value()
-    with (
-        Lrdb(url.replace("postgresql+psycopg2:", "postgresql:", 1), max_size=1) as dagster,
-        dagster.connection() as conn,
-    ):
-        conn.execute("SELECT 1")
-    return "PostgreSQL answers"
+        raise ConfigurationError(
+            "LAKERUNNER_DAGSTER_DATABASE_URL is not set: run `lakerunner services up`, which writes it into .env, "
+            "or name a database of your own server"
+        )
+    url = settings.dagster_database_url.get_secret_value().replace("postgresql+psycopg2:", "postgresql:", 1)
+    return _server(url, "LAKERUNNER_DAGSTER_DATABASE_URL")
+
+
+def _server(url: str, variable: str) -> str:
+    try:
+        with psycopg.connect(reachable_url(url), application_name="lakerunner-doctor") as conn:
+            row = conn.execute("SHOW server_version").fetchone()
+            place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
+    except psycopg.OperationalError as error:
+        raise LakeDatabaseUnavailable(f"{error}; start PostgreSQL, or correct {variable}") from error
+    return f"PostgreSQL {row[0] if row else ''} answers at {place}"
 
 
 def _kafka(settings: Settings) -> str:
-    lake = open_lake(settings)
+    bus = open_bus(settings)
     try:
-        cluster = lake.bus.cluster_id()
-        lake.bus.ensure_topics()
+        cluster = bus.cluster_id()
+        bus.ensure_topics()
     finally:
-        lake.close()
-    return f"cluster {cluster} answers, the topics are there"
+        bus.close()
+    return f"cluster {cluster} answers at {settings.kafka_bootstrap_servers}, every topic is there"
+
+
+def _clock(conn: psycopg.Connection[tuple[float, ...]]) -> str:
+    """What is waiting is dated by PostgreSQL, what is notified by this machine."""
+    row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float").fetchone()
+    ahead = time.time() - (row[0] if row else 0.0)
+    if abs(ahead) > CLOCK_SECONDS:
+        raise ConfigurationError(
+            f"this machine's clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} PostgreSQL's: "
+            "set the wrong one, and keep both with NTP"
+        )
+    return "this machine's clock agrees with PostgreSQL's"
 
 
 def _bucket(bucket: BucketConfiguration) -> str:

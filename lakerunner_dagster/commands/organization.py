@@ -1,20 +1,28 @@
-"""``lakerunner organization``: the tenants of the lake, and the bucket that holds their telemetry.
+"""``lakerunner organization``: the tenants of the lake, and whether anything is taken in for them.
 
 What belongs here: the commands. What does not: storage profiles as such (``lake.lrdb.profiles``).
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lakerunner_dagster.commands.session import console, lrdb_snapshot, lrdb_transaction
+from lakerunner_dagster.commands.session import console, lrdb_snapshot, lrdb_transaction, say
+from lakerunner_dagster.lake.errors import RequestRefused
 from lakerunner_dagster.lake.lrdb import profiles
 
+if TYPE_CHECKING:
+    from lakerunner_dagster.lake.lrdb.connection import Conn
+    from lakerunner_dagster.lake.lrdb.profiles import Organization
+
 app = typer.Typer(no_args_is_help=True, help="The tenants of the lake.")
+
+NAME = typer.Argument(help="Name of the tenant.")
 
 
 @app.command()
@@ -27,13 +35,13 @@ def add(
     """Register a tenant: what comes under otel-raw/{its id}/ is taken in from now on."""
     with lrdb_transaction() as conn:
         added = profiles.add_organization(conn, name, organization_id)
-    console.print(f"{added.name}: raw objects go under [bold]otel-raw/{added.organization_id}/{{collector}}/[/]")
+    say(f"{added.name}: raw objects go under ", (f"otel-raw/{added.organization_id}/{{collector}}/", "bold"))
 
 
 @app.command("list")
 def list_organizations() -> None:
     """The tenants and their sources."""
-    table = Table("organization", "id", "enabled", "sources")
+    table = Table("organization", "id", "taken in", "collectors", box=SIMPLE_HEAD, pad_edge=False)
     with lrdb_snapshot() as conn:
         sources = profiles.sources(conn)
         for organization in profiles.organizations(conn):
@@ -44,4 +52,34 @@ def list_organizations() -> None:
                 "yes" if organization.enabled else "no",
                 ", ".join(own) or "none yet",
             )
-    console.print(table)
+    if table.row_count:
+        console.print(table)
+    else:
+        say("no organization yet: `lakerunner organization add NAME` registers one")
+
+
+@app.command()
+def disable(name: Annotated[str, NAME]) -> None:
+    """Take in nothing more for a tenant: what comes becomes dead letters. What is in already stays."""
+    _enable(name, enabled=False)
+    say(f"{name}: what comes from now on becomes dead letters (adapters notice within 30 s)")
+
+
+@app.command()
+def enable(name: Annotated[str, NAME]) -> None:
+    """Take in what comes for a tenant again."""
+    _enable(name, enabled=True)
+    say(f"{name}: taken in again; `lakerunner quarantine list` shows what came meanwhile")
+
+
+def _enable(name: str, *, enabled: bool) -> None:
+    with lrdb_transaction() as conn:
+        profiles.enable_organization(conn, organization_of(conn, name).organization_id, enabled=enabled)
+
+
+def organization_of(conn: Conn, name: str) -> Organization:
+    """The tenant of that name; RequestRefused where there is none."""
+    organization = profiles.organization_named(conn, name)
+    if organization is None:
+        raise RequestRefused(f"there is no organization {name!r}: `lakerunner organization list` shows those that are")
+    return organization

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lakerunner_dagster.commands.session import console, lrdb_snapshot
-from lakerunner_dagster.lake.lrdb import profiles, status
+from lakerunner_dagster.commands.session import console, lrdb_snapshot, say
+from lakerunner_dagster.lake.lrdb import dead_letters, outbox, profiles, status
 from lakerunner_dagster.lake.model import date_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def show_status() -> None:
-    """Backlog per stage and source, its age, and the boxes that failed."""
+    """Backlog per stage and source, its age, and what waits for a person."""
     with lrdb_snapshot() as conn:
         rows = status.status(conn)
         failed = [
@@ -31,9 +31,21 @@ def show_status() -> None:
             for organization in profiles.organizations(conn)
             for box in status.failed_boxes(conn, organization.organization_id)
         ]
-    console.print(status_table(rows) if rows else "nothing has been notified yet")
-    if failed:
-        console.print(_failed_table(failed))
+        letters = dead_letters.count_waiting(conn)
+        unsent = outbox.count(conn)
+    if rows:
+        console.print(status_table(rows))
+    else:
+        say("nothing has been notified yet")
+    if aside := sum(row.quarantined + row.missing for row in rows) + letters:
+        say(f"{aside:,} objects or notifications are set aside, {letters:,} of them dead letters: ", QUARANTINE)
+    if unsent:
+        say(f"{unsent:,} messages wait for Kafka to take them (lrdb keeps them until it does)")
+    for box in failed:
+        _say_failed(box)
+
+
+QUARANTINE = "`lakerunner quarantine list`"
 
 
 def status_table(rows: Sequence[SourceStatus]) -> Table:
@@ -74,20 +86,12 @@ _COLUMNS = (
 )
 
 
-def _failed_table(failed: Sequence[FailedBox]) -> Table:
-    table = Table(
-        "box", "source", "day", "objects", "attempts", "why", title="failed boxes: materialise their partition"
-    )
-    for box in failed:
-        table.add_row(
-            str(box.box_id),
-            box.source,
-            date_of(box.dateint).isoformat(),
-            str(box.members),
-            str(box.attempts),
-            f"{box.error_class}: {box.error_text}",
-        )
-    return table
+def _say_failed(box: FailedBox) -> None:
+    day = date_of(box.dateint).isoformat()
+    what = f"{box.stage} of {box.source}, {day}, {box.members:,} objects"
+    say((f"box {box.box_id} has failed", "bold red"), f": {what}")
+    say(f"  {box.error_class}: {box.error_text}")
+    say(f"  once that is mended, materialise the partition {day}|{box.source}", ("  (docs/operations.md)", "dim"))
 
 
 def _number(value: float | None) -> str:
