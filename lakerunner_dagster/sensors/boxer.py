@@ -75,8 +75,13 @@ def _raw_events(spec: SignalSpec, due: Mapping[str, Seen]) -> Iterator[dg.AssetM
 
 
 def _summary(report: BoxerReport) -> str:
-    heard = (
-        f"{report.received} notifications: {report.new} new objects, {report.duplicates} known already, "
-        f"{report.dead} dead letters. {report.boxes} boxes closed, {report.outbox_published} messages sent."
-    )
-    return f"{heard} {report.trouble}" if report.trouble else heard
+    facts = {
+        "notifications heard": report.received,
+        "new objects": report.new,
+        "objects known already": report.duplicates,
+        "dead letters": report.dead,
+        "boxes closed": report.boxes,
+        "messages sent": report.outbox_published,
+    }
+    happened = ", ".join(f"{count} {what}" for what, count in facts.items() if count) or "nothing new"
+    return f"{happened}. {report.trouble}" if report.trouble else happened

@@ -94,5 +94,5 @@ def _run_request(spec: SignalSpec, partition: DaySource, dispatch: Dispatch) -> 
 
 def _why_none(active: int, room: int) -> str:
     if room == 0:
-        return f"No room: {active} runs are queued or going, the most that LAKERUNNER_ACTIVE_RUNS allows."
-    return f"No box waits but those of the {active} runs that are queued or going."
+        return f"no room: {active} runs are queued or going, the most that LAKERUNNER_ACTIVE_RUNS allows"
+    return f"nothing waits that no run is on its way for; runs queued or going: {active}"

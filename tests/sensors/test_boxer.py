@@ -51,7 +51,7 @@ def test_a_tick_says_what_it_did(world: World, instance: dg.DagsterInstance) -> 
     world.notify(key)
     result = _tick(instance)
     assert result.skip_reason is not None
-    assert "2 notifications: 1 new objects, 1 known already" in str(result.skip_reason.skip_message)
+    assert "2 notifications heard, 1 new objects, 1 objects known already" in str(result.skip_reason.skip_message)
 
 
 def test_the_second_object_of_a_minute_is_told_of_with_the_third(world: World, instance: dg.DagsterInstance) -> None:
