@@ -48,7 +48,7 @@ _TICKS = """
         } } }
     }
 """
-_REPOSITORY = {"repositoryLocationName": "lakerunner_dagster.definitions", "repositoryName": "__repository__"}
+_LOCATIONS = "query { workspaceOrError { ... on Workspace { locationEntries { name } } } }"
 
 
 def main() -> None:
@@ -114,7 +114,9 @@ def _finished_runs(running: Platform, count: int) -> list[dict[str, Any]]:
 
 
 def _ticks(running: Platform) -> list[dict[str, Any]]:
-    sensors = _ask(running, _TICKS, {"repository": _REPOSITORY})["sensorsOrError"]["results"]
+    (location,) = _ask(running, _LOCATIONS, {})["workspaceOrError"]["locationEntries"]
+    repository = {"repositoryLocationName": location["name"], "repositoryName": "__repository__"}
+    sensors = _ask(running, _TICKS, {"repository": repository})["sensorsOrError"]["results"]
     return [tick for sensor in sensors for tick in sensor["sensorState"]["ticks"]]
 
 

@@ -65,8 +65,10 @@ def test_the_second_object_of_a_minute_is_told_of_with_the_third(world: World, i
     assert '"objects":1' in second.cursor
 
 
-@pytest.mark.usefixtures("world")
-def test_the_standing_checks_come_with_the_first_tick_and_not_with_each(instance: dg.DagsterInstance) -> None:
+def test_the_standing_checks_come_with_the_first_tick_and_not_with_each(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    world.lake.bus.ensure_topics([LOGS.notification_topic])
     first = _tick(instance)
     second = _tick(instance, first.cursor)
     checks = [event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
