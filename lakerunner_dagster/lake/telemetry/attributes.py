@@ -75,8 +75,9 @@ class Attributes:
 
     - pairs: ``pair_key`` (position in ``keys``), ``text`` (the value's cell; NULL where empty);
     - occurrences, in the order of the wire: ``parent`` (ascending), ``pair``;
-    - occurrences, stably sorted by key: ``by_key``, positions in the above. Those of key k are
-      ``by_key[starts[k]:starts[k + 1]]``, and ``later`` marks those whose parent had that key before;
+    - occurrences, stably sorted by key, so that those of key k are at ``starts[k]`` to ``starts[k + 1]``: ``by_key``,
+      positions in the above; ``keyed_parent`` and ``keyed_pair``, the same in this order; and ``later``, which marks
+      those whose parent had that key before;
     - parents: ``too_many`` (more attributes than allowed), ``too_large`` (a key or value of more bytes than allowed).
     """
 
@@ -87,15 +88,18 @@ class Attributes:
     parent: Ints
     pair: Ints
     by_key: Ints
+    keyed_parent: Ints
+    keyed_pair: Ints
     starts: Ints
     later: Bools
     too_many: Bools
     too_large: Bools
 
-    def occurrences_of(self, key: int) -> Ints:
-        """Positions of the first occurrence of a key (a position in ``keys``) on each parent that has it."""
+    def holders_of(self, key: int) -> tuple[Ints, Ints]:
+        """The parents that have a key (a position in ``keys``), ascending, and the pair that each has first."""
         span = slice(self.starts[key], self.starts[key + 1])
-        return self.by_key[span][~self.later[span]]
+        parents, pairs, later = self.keyed_parent[span], self.keyed_pair[span], self.later[span]
+        return (parents[~later], pairs[~later]) if later.any() else (parents, pairs)
 
     def pairs_of(self, key: str, rows: Ints | None = None) -> Ints:
         """For each row the pair (position in ``text``) that holds its value of a key, -1 where it has none.
@@ -104,8 +108,8 @@ class Attributes:
         """
         found = np.full(self.parents, -1, np.int32)
         if key in self.keys:
-            occurrences = self.occurrences_of(self.keys.index(key))
-            found[self.parent[occurrences]] = self.pair[occurrences]
+            parents, pairs = self.holders_of(self.keys.index(key))
+            found[parents] = pairs
         return found if rows is None else found[rows]
 
 
@@ -129,10 +133,11 @@ def read_attributes(lists: pa.ListArray, limits: Limits) -> Attributes:
         parent, pair = parent[told], pair[told]
     key = pair_key[pair]
     by_key = np.argsort(key, kind="stable")
-    sorted_parent, sorted_key = parent[by_key], key[by_key]
-    later = np.zeros(len(by_key), np.bool_)
-    later[1:] = (sorted_parent[1:] == sorted_parent[:-1]) & (sorted_key[1:] == sorted_key[:-1])
+    keyed_parent = parent[by_key]
     starts = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=len(pair_keys.dictionary)))])
+    later = np.zeros(len(by_key), np.bool_)
+    later[1:] = keyed_parent[1:] == keyed_parent[:-1]
+    later[starts[:-1][starts[:-1] < len(later)]] = False
     return Attributes(
         parents=len(lists),
         keys=pair_keys.dictionary.to_pylist(),
@@ -141,6 +146,8 @@ def read_attributes(lists: pa.ListArray, limits: Limits) -> Attributes:
         parent=parent,
         pair=pair,
         by_key=by_key,
+        keyed_parent=keyed_parent,
+        keyed_pair=pair[by_key],
         starts=starts,
         later=later,
         too_many=counts > limits.attributes,
@@ -226,7 +233,7 @@ def _named(group: AttributeGroup, weight: Ints | None, reserved: Collection[str]
         column = f"{group.name}_{normalised(original)}"
         if not may_name_a_column(original) or column in taken or column not in (group.eligible or {column}):
             continue
-        parents = attributes.parent[attributes.occurrences_of(key)]
+        parents, _ = attributes.holders_of(key)
         rows = len(parents) if weight is None else int(weight[parents].sum())
         if rows:
             taken.add(column)
@@ -240,24 +247,29 @@ def may_name_a_column(key: str) -> bool:
 
 def _column(group: AttributeGroup, key: int) -> pa.DictionaryArray:
     attributes = group.attributes
-    occurrences = attributes.occurrences_of(key)
-    pairs = attributes.pair[occurrences]
+    parents, pairs = attributes.holders_of(key)
     members = np.flatnonzero(attributes.pair_key == key)
     values = attributes.text.take(pa.array(members)).dictionary_encode()  # 1 and "1" are two pairs and one value
     code_of_pair = np.zeros(len(attributes.pair_key), np.int32)
     code_of_pair[members] = values.indices.fill_null(0).to_numpy()
     codes = np.full(attributes.parents, -1, np.int32)
-    codes[attributes.parent[occurrences]] = code_of_pair[pairs]
-    if group.rows is not None:
-        codes = codes[group.rows]
-    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values.dictionary)
+    codes[parents] = code_of_pair[pairs]
+    return coded(codes if group.rows is None else codes[group.rows], values.dictionary)
+
+
+def coded(codes: npt.NDArray[np.int32], values: pa.Array) -> pa.DictionaryArray:
+    """A column of the values at these positions; NULL where a position is negative. Positions are not checked."""
+    valid = np.packbits(codes >= 0, bitorder="little")
+    buffers = [pa.py_buffer(valid), pa.py_buffer(np.maximum(codes, 0))]
+    indices = pa.Int32Array.from_buffers(pa.int32(), len(codes), buffers)
+    return pa.DictionaryArray.from_arrays(indices, values, safe=False)
 
 
 def _overflow(
     groups: Sequence[AttributeGroup], weights: Sequence[Ints | None], columns: Sequence[Sequence[int]]
 ) -> pa.DictionaryArray:
-    """The objects are long and, but for the records' own part, few: each combination of parts is joined once."""
-    parts = [_overflow_part(*one).dictionary_encode() for one in zip(groups, weights, columns, strict=True)]
+    """The objects are long and few: each combination of parts is joined once."""
+    parts = [_overflow_part(*one) for one in zip(groups, weights, columns, strict=True)]
     combination = np.zeros(1, np.int64)
     for group, part in zip(groups, parts, strict=True):
         codes = part.indices.fill_null(len(part.dictionary)).to_numpy()
@@ -274,22 +286,44 @@ def _overflow(
     return pa.DictionaryArray.from_arrays(objects.indices.take(combinations.indices), objects.dictionary)
 
 
-def _overflow_part(group: AttributeGroup, weight: Ints | None, columns: Sequence[int]) -> pa.StringArray:
-    """``"group":{…}`` for each parent, NULL where nothing of it overflows."""
+def _overflow_part(group: AttributeGroup, weight: Ints | None, columns: Sequence[int]) -> pa.DictionaryArray:
+    """``"group":{…}`` for each parent, NULL where nothing of it overflows. Parents alike in that are written once."""
     attributes = group.attributes
     keyless = np.ones(len(attributes.keys), np.bool_)
     keyless[list(columns)] = False
     outside = keyless[attributes.pair_key][attributes.pair]
     outside[attributes.by_key[attributes.later]] = True
-    if weight is not None:
+    if weight is not None and not weight.all():
         outside &= (weight > 0)[attributes.parent]
     occurrences = np.flatnonzero(outside)
     if len(occurrences) == 0:
-        return pa.nulls(attributes.parents, pa.string())
-    parent, members = _members(attributes, occurrences)
-    offsets = np.searchsorted(parent, np.arange(attributes.parents + 1)).astype(np.int32)
+        return pa.nulls(attributes.parents, pa.string()).dictionary_encode()
+    alike = _alike(attributes, occurrences)
+    first = np.zeros(alike.max() + 1, np.int64)
+    first[alike[::-1]] = np.arange(attributes.parents)[::-1]
+    written = np.zeros(attributes.parents, np.bool_)
+    written[first] = True
+    parent, members = _members(attributes, occurrences[written[attributes.parent[occurrences]]])
+    offsets = np.searchsorted(parent, np.append(first, attributes.parents)).astype(np.int32)
     objects = pc.binary_join(pa.ListArray.from_arrays(offsets, members, mask=pa.array(np.diff(offsets) == 0)), ",")
-    return enclosed(f'"{group.name}":{{', objects, "}")
+    parts = enclosed(f'"{group.name}":{{', objects, "}").dictionary_encode()
+    return pa.DictionaryArray.from_arrays(parts.indices.take(pa.array(alike)), parts.dictionary)
+
+
+def _alike(attributes: Attributes, occurrences: Ints) -> Ints:
+    """A number for each parent, equal where the pairs of these occurrences are, counting up in the order of parents."""
+    parent, pair = attributes.parent[occurrences], attributes.pair[occurrences].astype(np.int64)
+    counts = np.bincount(parent, minlength=attributes.parents)
+    starts = np.cumsum(counts) - counts
+    alike = np.zeros(attributes.parents, np.int64)
+    numbers = 1
+    for nth in range(counts.max()):
+        longer = np.flatnonzero(counts > nth)
+        lists = pa.array(alike[longer] * len(attributes.pair_key) + pair[starts[longer] + nth]).dictionary_encode()
+        alike[longer] = numbers + lists.indices.to_numpy()
+        numbers += len(lists.dictionary)
+    counted: Ints = pa.array(alike).dictionary_encode().indices.to_numpy()
+    return counted
 
 
 def _members(attributes: Attributes, occurrences: Ints) -> tuple[Ints, pa.StringArray]:

@@ -79,14 +79,15 @@ class _Batch:
 
 
 def decode_metrics(payloads: Sequence[RawPayload], organization_id: UUID, limits: Limits) -> Rows:
-    """One row a data point, in the order of the files. The payloads must be valid (``wire.validate``).
+    """One row a data point, kind by kind. The payloads must be valid (``wire.validate``).
 
     A point's time is time_unix_nano, else start_time_unix_nano, else its object's own.
     """
     batch = _read(payloads, limits)
     rejections = _rejections(batch, payloads, limits)
-    rows = _in_order(batch.points.metric, rejections.accepted)
-    attributes = _attribute_columns(batch, rows, limits)
+    accepted = rejections.accepted
+    rows = np.arange(len(batch.file)) if accepted is None else accepted
+    attributes = _attribute_columns(batch, rows, accepted, limits)
     table = pa.table(
         {
             "chq_customer_id": constant(str(organization_id), len(rows)),
@@ -143,12 +144,6 @@ def _rejections(batch: _Batch, payloads: Sequence[RawPayload], limits: Limits) -
     rejections.add("too_many_attributes", own.too_many | too_many)
     rejections.add("value_too_large", own.too_large | too_large)
     return rejections
-
-
-def _in_order(metric: Ints, accepted: Ints | None) -> Ints:
-    """The positions of the accepted points (None: all), in the order of the files."""
-    positions = np.arange(len(metric)) if accepted is None else accepted
-    return positions[np.argsort(metric[positions], kind="stable")]
 
 
 def _series_ids(batch: _Batch) -> Ids:
@@ -219,13 +214,13 @@ def _doubles(values: Floats) -> pa.DoubleArray:
     return pa.array(values, mask=np.isnan(values))
 
 
-def _attribute_columns(batch: _Batch, rows: Ints, limits: Limits) -> AttributeColumns:
+def _attribute_columns(batch: _Batch, rows: Ints, accepted: Ints | None, limits: Limits) -> AttributeColumns:
     """Columns for the resource keys of a series and for all attributes of points; the rest overflows."""
     return pivot(
         [
             AttributeGroup("resource", batch.parents.resources, batch.resource[rows], eligible=_RESOURCE_COLUMNS),
             AttributeGroup("scope", batch.parents.scopes, batch.scope[rows], eligible=_NO_COLUMNS),
-            AttributeGroup("attr", batch.own, rows),
+            AttributeGroup("attr", batch.own, accepted),
         ],
         limit=limits.columns,
         pinned=_RESOURCE_COLUMNS,

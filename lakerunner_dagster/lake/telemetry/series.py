@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakerunner_dagster.lake.telemetry.attributes import Attributes, Bools, Ints, may_name_a_column, normalised
+from lakerunner_dagster.lake.telemetry.attributes import Attributes, Ints, may_name_a_column, normalised
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -80,7 +80,7 @@ def _pairs(name: str, values: pa.StringArray) -> pa.StringArray:
 def _with_attributes(states: Words, own: Attributes) -> Words:
     """The states after each point's attributes, key by key."""
     by_key = np.argsort(own.pair_key, kind="stable")
-    rank = np.empty(len(by_key), np.int64)
+    rank = np.empty(len(by_key), np.int32)
     rank[by_key] = np.arange(len(by_key))
     prefixes = pa.array([f"attr_{normalised(key)}=" for key in own.keys], pa.string())
     tokens = pc.binary_join_element_wise(prefixes.take(pa.array(own.pair_key)), own.text, "|", "").take(
@@ -88,16 +88,15 @@ def _with_attributes(states: Words, own: Attributes) -> Words:
     )
     starts = np.searchsorted(own.pair_key[by_key], np.arange(len(own.keys) + 1))
     for keys in _keys_by_name(own):
-        hashed: Bools | None = None
+        hashed = np.zeros(own.parents if len(keys) > 1 else 0, np.bool_)
         for key in keys:
-            occurrences = own.occurrences_of(key)
+            points, pairs = own.holders_of(key)
             if len(keys) > 1:
-                hashed = np.zeros(own.parents, np.bool_) if hashed is None else hashed
-                occurrences = occurrences[~hashed[own.parent[occurrences]]]
-                hashed[own.parent[occurrences]] = True
-            points = own.parent[occurrences]
-            codes = rank[own.pair[occurrences]] - starts[key]
-            states[points] = _extended(states[points], tokens.slice(starts[key], starts[key + 1] - starts[key]), codes)
+                points, pairs = points[~hashed[points]], pairs[~hashed[points]]
+                hashed[points] = True
+            span = slice(starts[key], starts[key + 1])
+            chosen = slice(None) if len(points) == own.parents else points
+            states[chosen] = _extended(states[chosen], tokens[span], rank[pairs] - starts[key])
     return states
 
 

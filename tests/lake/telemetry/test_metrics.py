@@ -29,6 +29,7 @@ from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import decode
 from lakerunner_dagster.lake.telemetry.metric_rows import DERIVED, merge_rows
+from lakerunner_dagster.lake.telemetry.points import KINDS
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
 from tests.lake.telemetry.metric_requests import REQUESTS
 from tests.lake.telemetry.otlp import EVENT_TIME_MS, LATEST_NS, ORGANIZATION, payload, tangled
@@ -65,6 +66,10 @@ def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
+def kind_of(row: dict[str, Any]) -> int:
+    return KINDS.index(row["chq_point_type"])
+
+
 def in_some_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = ("chq_tid", "chq_timestamp", "metric_name", "metric_temporality", "metric_is_monotonic", "chq_start_tsns")
     return sorted(rows, key=lambda row: [str(row.get(name)) for name in names])
@@ -78,7 +83,7 @@ def assert_decoded_and_merged_as_by_the_plain_loop(raw: RawPayload, limits: Limi
     assert decoded.records_read == (len(rows) + rejected.total(),)
     table = decoded.table.drop_columns(["_file"])
     table.validate(full=True)
-    assert without_nulls(table.to_pylist()) == without_nulls(rows)
+    assert without_nulls(table.to_pylist()) == without_nulls(sorted(rows, key=kind_of))
 
     merged = merge_rows(table)
     merged.validate(full=True)
