@@ -21,9 +21,12 @@ from lakerunner_dagster.lake.errors import WorkIncomplete
 from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.local.demo import ORGANIZATIONS
 from lakerunner_dagster.local.dev import DemoFeed, platform
-from lakerunner_dagster.local.errors import ServiceFailed
+from lakerunner_dagster.local.errors import AlreadyRunning, ServiceFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
     from rich.console import RenderableType
 
     from lakerunner_dagster.local.demo import DemoFile
@@ -41,28 +44,60 @@ def dev(
     timeout: Annotated[float, typer.Option(help="With --once: the longest wait, in seconds.", min=1)] = 300.0,
 ) -> None:
     """Run everything on this machine, with demo traffic, until Ctrl-C."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    with platform(Settings(), port, lambda what: say(f"{what} …")) as running:
-        if once:
-            _once(running, stop, timeout)
-        else:
-            _until_stopped(running, stop, every)
+    ending = _Ending()
+    try:
+        with platform(Settings(), port, lambda what: say(f"{what} …")) as running:
+            ending.work_begins()
+            if once:
+                _once(running, ending.asked, timeout)
+            else:
+                _until_stopped(running, ending.asked, every)
             say("stopping …")
+    except AlreadyRunning as error:
+        raise AlreadyRunning(f"{error} (Ctrl-C where `lakerunner dev` runs, or `lakerunner services down`)") from None
+    except KeyboardInterrupt:
+        raise WorkIncomplete("stopped before everything was up; nothing is left running") from None
+
+
+class _Ending:
+    """Being told to end: at once while things start, in an orderly way once they work."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._starting = True
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask)
+
+    def work_begins(self) -> None:
+        """From here on the work looks for itself whether it is asked to end."""
+        self._starting = False
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        first = not self.asked.is_set()
+        self.asked.set()
+        if self._starting and first:  # a second one must not disturb the stopping
+            raise KeyboardInterrupt
 
 
 def _until_stopped(running: Platform, stop: threading.Event, every: float) -> None:
+    if not console.is_terminal:
+        console.print(_view(running))  # once: a file keeps all that is drawn anew
+        _feed_until_stopped(running, stop, every, lambda: None)
+        return
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        _feed_until_stopped(running, stop, every, lambda: live.update(_view(running), refresh=True))
+
+
+def _feed_until_stopped(running: Platform, stop: threading.Event, every: float, show: Callable[[], None]) -> None:
     feed = DemoFeed(running.store, _now_ms() - int(every * 1000))
     next_feed = time.monotonic()
-    with Live(console=console, auto_refresh=False, transient=False) as live:
-        while not stop.is_set():
-            if every and time.monotonic() >= next_feed:
-                feed.feed(_now_ms())
-                next_feed += every
-            _require_running(running)
-            live.update(_view(running), refresh=True)
-            stop.wait(LOOK_SECONDS)
+    while not stop.is_set():
+        if every and time.monotonic() >= next_feed:
+            feed.feed(_now_ms())
+            next_feed += every
+        _require_running(running)
+        show()
+        stop.wait(LOOK_SECONDS)
 
 
 def _once(running: Platform, stop: threading.Event, timeout: float) -> None:
