@@ -34,7 +34,7 @@ from lakerunner_dagster.local.lock import ProcessLock
 ROLE = "lakerunner"
 """The superuser of the embedded server."""
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 START_ATTEMPTS = 3
 """A free port may be taken by another process before the server binds it."""
@@ -123,12 +123,15 @@ class PostgresServer:
             major = self._data_major()
             binaries = find_binaries(major)
             self._stop_leftover()
-            launcher = self._launcher(binaries)
             if major is None:
-                self._initialise(binaries, launcher)
-            self._launch(binaries, launcher)
-        except BaseException:
+                self._initialise(binaries)
+            self._launch(binaries, _launcher(binaries, self._data))
+        except BaseException as error:
             self.stop()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ServiceFailed(
+                    f"PostgreSQL did not start in time, the machine may be too busy: {error}"
+                ) from error
             raise
 
     def stop(self) -> None:
@@ -162,31 +165,35 @@ class PostgresServer:
         return (self._directory / "password").read_text()
 
     def _data_major(self) -> int | None:
-        """Major version of the data directory, None where there is none; what a killed initdb left is removed."""
-        version = self._data / "PG_VERSION"
-        complete = self._directory / "initialised"
+        """Major version of the data directory, None where there is none."""
         try:
-            if complete.exists() and version.exists():
-                return int(version.read_text())
-            if self._data.exists():
-                shutil.rmtree(self._data)
+            return int((self._data / "PG_VERSION").read_text()) if self._data.exists() else None
         except PermissionError as error:
             raise ServiceFailed(
                 f"{self._data} belongs to another user, perhaps because root made it: run as that user, or remove "
                 f"{self._directory} as root to begin anew"
             ) from error
-        return None
+        except (FileNotFoundError, ValueError) as error:
+            raise ServiceFailed(
+                f"{self._data} is no data directory of PostgreSQL: move it away to begin anew"
+            ) from error
 
-    def _initialise(self, binaries: PostgresBinaries, launcher: list[str]) -> None:
+    def _initialise(self, binaries: PostgresBinaries) -> None:
+        """Make the data directory under another name first, so that under its own it is always whole."""
+        unfinished = self._directory / "data.new"
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(mode=0o700)
+        launcher = _launcher(binaries, unfinished)
         password_file = self._directory / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(secrets.token_hex(32))
-        owner = self._data.stat()
+        owner = unfinished.stat()
         os.chown(password_file, owner.st_uid, owner.st_gid)
         command = [
             *launcher,
             str(binaries.directory / "initdb"),
-            f"--pgdata={self._data}",
+            f"--pgdata={unfinished}",
             f"--username={ROLE}",
             f"--pwfile={password_file}",
             "--auth=scram-sha-256",
@@ -199,14 +206,14 @@ class PostgresServer:
         ]
         done = subprocess.run(  # noqa: S603  # nothing in it comes from outside
             command,
-            cwd=self._data,
+            cwd=unfinished,
             capture_output=True,
             timeout=START_SECONDS,
             check=False,
         )
         if done.returncode:
-            raise ServiceFailed(f"initdb could not make {self._data}: {done.stderr.decode(errors='replace').strip()}")
-        (self._directory / "initialised").touch()
+            raise ServiceFailed(f"initdb could not make {unfinished}: {done.stderr.decode(errors='replace').strip()}")
+        unfinished.rename(self._data)
 
     def _launch(self, binaries: PostgresBinaries, launcher: list[str]) -> None:
         if self.log.exists():
@@ -264,48 +271,49 @@ class PostgresServer:
         else:
             pid_file.unlink(missing_ok=True)
 
-    def _launcher(self, binaries: PostgresBinaries) -> list[str]:
-        """The command prefix under which the server may run here; makes the data directory, for the right user."""
-        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        setpriv = shutil.which("setpriv")
-        dies_with_us = [setpriv, "--pdeathsig", "INT"] if setpriv else []
-        if os.geteuid() != 0:
-            return dies_with_us
-        if not setpriv:
-            raise ServiceFailed(
-                "PostgreSQL does not run as root, and there is no setpriv to change the user: run as another"
-            )
-        user = self._service_user()
-        os.chown(self._data, user.pw_uid, user.pw_gid)
-        identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]
-        for capability in ("", ",+dac_read_search", ",+dac_override"):
-            # PostgreSQL asks access(2) for its own binary, which counts capabilities only under this secure bit.
-            bits = ["--securebits=+no_setuid_fixup"] if capability else []
-            launcher = [
-                *dies_with_us,
-                *identity,
-                f"--inh-caps=-all{capability}",
-                f"--ambient-caps=-all{capability}",
-                *bits,
-            ]
-            if _reaches(launcher, binaries.directory / "postgres", self._data):
-                return launcher
-        raise ServiceFailed(
-            f"PostgreSQL does not run as root, and user {user.pw_name} cannot reach {binaries.directory} or "
-            f"{self._data}, not even with a capability: put the checkout where every user may enter, "
-            "as under /opt, or run as a user other than root"
-        )
 
-    def _service_user(self) -> pwd.struct_passwd:
-        owner = self._data.stat().st_uid
-        if owner != 0:
-            return pwd.getpwuid(owner)
-        for name in SERVICE_USERS:
-            try:
-                return pwd.getpwnam(name)
-            except KeyError:
-                continue
-        raise ServiceFailed(f"PostgreSQL does not run as root, and none of the users {SERVICE_USERS} exists: add one")
+def _launcher(binaries: PostgresBinaries, data: Path) -> list[str]:
+    """The command prefix under which a server may run here on ``data``, which is given to the right user."""
+    setpriv = shutil.which("setpriv")
+    dies_with_us = [setpriv, "--pdeathsig", "INT"] if setpriv else []
+    if os.geteuid() != 0:
+        return dies_with_us
+    if not setpriv:
+        raise ServiceFailed(
+            "PostgreSQL does not run as root, and there is no setpriv to change the user: run as another"
+        )
+    user = _service_user(data)
+    os.chown(data, user.pw_uid, user.pw_gid)
+    identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]
+    for capability in ("", ",+dac_read_search", ",+dac_override"):
+        # PostgreSQL asks access(2) for its own binary, which counts capabilities only under this secure bit.
+        bits = ["--securebits=+no_setuid_fixup"] if capability else []
+        launcher = [
+            *dies_with_us,
+            *identity,
+            f"--inh-caps=-all{capability}",
+            f"--ambient-caps=-all{capability}",
+            *bits,
+        ]
+        if _reaches(launcher, binaries.directory / "postgres", data):
+            return launcher
+    raise ServiceFailed(
+        f"PostgreSQL does not run as root, and user {user.pw_name} cannot reach {binaries.directory} or "
+        f"{data}, not even with a capability: put the checkout where every user may enter, "
+        "as under /opt, or run as a user other than root"
+    )
+
+
+def _service_user(data: Path) -> pwd.struct_passwd:
+    owner = data.stat().st_uid
+    if owner != 0:
+        return pwd.getpwuid(owner)
+    for name in SERVICE_USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise ServiceFailed(f"PostgreSQL does not run as root, and none of the users {SERVICE_USERS} exists: add one")
 
 
 def free_port() -> int:

@@ -104,13 +104,21 @@ def test_a_pid_file_that_names_another_process_by_now_is_no_obstacle(directory: 
     server.stop()
 
 
-def test_a_half_made_data_directory_is_made_again(directory: Path) -> None:
-    (directory / "data").mkdir(parents=True)
-    (directory / "data" / "PG_VERSION").write_text("18\n")
+def test_a_data_directory_that_was_not_finished_is_made_anew(directory: Path) -> None:
+    (directory / "data.new").mkdir(parents=True)
+    (directory / "data.new" / "PG_VERSION").write_text("18\n")
     server = PostgresServer(directory, durable=False)
     server.start()
     assert query(server.url("postgres"), "SELECT 1") == 1
     server.stop()
+
+
+def test_what_is_no_data_directory_is_left_alone(directory: Path) -> None:
+    (directory / "data").mkdir(parents=True)
+    (directory / "data" / "precious").touch()
+    with pytest.raises(ServiceFailed, match="move it away"):
+        PostgresServer(directory, durable=False).start()
+    assert (directory / "data" / "precious").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
