@@ -239,7 +239,10 @@ def replace_hour(
 
 
 def _require_ingested(conn: Conn, source: Source, read_inputs: Collection[int], outputs: Iterable[Output]) -> None:
-    """What the outputs stand on was read, and is ingested: so its present segments are published and will be seen."""
+    """What the outputs stand on was read, and is ingested: so its present segments are published and will be seen.
+
+    Nothing is locked for it: ingested is an end.
+    """
     inputs = {contribution.input_id for output in outputs for contribution in output.inputs}
     if not inputs <= set(read_inputs):
         raise ConservationBreach(
@@ -249,7 +252,6 @@ def _require_ingested(conn: Conn, source: Source, read_inputs: Collection[int], 
         """
         SELECT raw_object_id FROM raw_objects
         WHERE organization_id = %s AND instance_num = %s AND raw_object_id = ANY(%s) AND state = 'ingested'
-        ORDER BY raw_object_id FOR SHARE
         """,
         (source.organization_id, source.instance_num, sorted(inputs)),
     )

@@ -135,9 +135,9 @@ def test_nothing_notified_is_nothing_done(lrdb: Lrdb) -> None:
 def test_the_same_objects_notified_at_once_in_different_orders_do_not_lock_each_other_out(
     lrdb: Lrdb, edge: Source
 ) -> None:
-    told = [notification(edge) for _ in range(200)]
-    with ThreadPoolExecutor(6) as pool:
-        new = pool.map(lambda turn: notify(lrdb, *(told[turn:] + told[:turn])[:: 1 - 2 * (turn % 2)]).new, range(6))
+    told = [notification(edge) for _ in range(1500)]
+    with ThreadPoolExecutor(4) as pool:
+        new = pool.map(lambda turn: notify(lrdb, *told[:: 1 - 2 * (turn % 2)]).new, range(8))
     assert sum(new) == len(told)
 
 
@@ -202,6 +202,14 @@ def test_sizes_are_estimated_by_what_the_source_has_shown(lrdb: Lrdb, edge: Sour
         publish_box(lrdb, box, outcomes=[ingested(member.raw_object_id, raw_bytes=400) for member in box.members])
         last = estimate()
     assert 400 <= last < 420
+
+
+def test_objects_of_unknown_size_are_ingested_and_teach_nothing(lrdb: Lrdb, edge: Source) -> None:
+    notify(lrdb, notification(edge, size=0), notification(edge, size=0))
+    box_pending(lrdb)
+    publish_box(lrdb, must_claim(lrdb, edge))
+    assert one(lrdb, "SELECT count(*) FROM compression_ratios") == 0
+    assert set(states(lrdb, edge.organization_id).values()) == {"ingested"}
 
 
 def test_one_organizations_flood_leaves_room_for_the_others(lrdb: Lrdb, edge: Source) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -253,8 +253,7 @@ def test_a_superseded_segment_that_is_being_deleted_is_not_published_again(lrdb:
         with lrdb.transaction() as conn:
             conn.execute("DELETE FROM supersessions WHERE segment_id = %s", (first.segment.segment_id,))
             waiting = pool.submit(replace_hour, lrdb, edge, [first], records)
-            while not one(lrdb, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
-                assert not waiting.done()
+            wait_for_a_lock(lrdb, waiting)
             conn.execute("DELETE FROM log_seg WHERE segment_id = %s", (first.segment.segment_id,))
         error = waiting.exception(timeout=60)
     assert isinstance(error, SwapConflict)
@@ -262,6 +261,21 @@ def test_a_superseded_segment_that_is_being_deleted_is_not_published_again(lrdb:
     assert isinstance(error, LakeError)
     assert replace_hour(lrdb, edge, [first], records).inserted == (first.segment.segment_id,)
     assert no_breaches(lrdb)
+
+
+def test_segments_that_another_system_takes_away_meanwhile_are_not_superseded(lrdb: Lrdb, edge: Source) -> None:
+    records, before = three_boxes(lrdb, edge)
+    with ThreadPoolExecutor(1) as pool, lrdb.transaction() as conn:
+        conn.execute("UPDATE log_seg SET published = false WHERE segment_id = %s", (before[0],))
+        waiting = pool.submit(replace_hour, lrdb, edge, [output(edge, records)], records)
+        wait_for_a_lock(lrdb, waiting)
+    assert waiting.result().superseded == tuple(before[1:])
+
+
+def wait_for_a_lock(lrdb: Lrdb, work: Future[Any]) -> None:
+    """Until the work is kept waiting by a lock in the database."""
+    while not one(lrdb, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+        assert not work.done()
 
 
 def test_rebuilds_of_several_hours_that_share_objects_do_not_lock_each_other_out(lrdb: Lrdb, edge: Source) -> None:
