@@ -24,13 +24,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lakerunner_dagster.lake.telemetry.sketch import MOST, Floats, Ints, Sketches, gathered, slots_of
+from lakerunner_dagster.lake.telemetry.sketch import (
+    AT_ONCE,
+    MOST,
+    Floats,
+    Ints,
+    Sketches,
+    gathered,
+    pieces,
+    slots_of,
+)
 
 PARTS = 4
 """Most parts that the values of one bucket are placed in."""
-
-_AT_ONCE = 65_536
-"""Buckets placed at once: bounds the memory of a batch."""
 
 _LEAST_EXPONENT, _GREATEST_EXPONENT = -1075.0, float(np.nextafter(1024.0, 0.0))
 """Powers of two between these are finite doubles."""
@@ -205,16 +211,13 @@ def _sketched(ranges: _Ranges, points: int) -> Sketches:
     """One sketch a point, of all its ranges."""
     order = np.argsort(ranges.owners, kind="stable")
     cuts = np.searchsorted(ranges.owners[order], np.arange(points + 1))
-    sketches = [Sketches(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))]
-    begin = 0
-    while begin < points:
-        end = max(begin + 1, int(np.searchsorted(cuts, cuts[begin] + _AT_ONCE, side="right")) - 1)
+    sketches = [Sketches.none()]
+    for begin, end in pieces(cuts, AT_ONCE // PARTS):
         chosen = order[cuts[begin] : cuts[end]]
         owners, values, counts = _placed(
             _Ranges(ranges.owners[chosen] - begin, ranges.lows[chosen], ranges.highs[chosen], ranges.counts[chosen])
         )
         sketches.append(gathered(owners, values, counts, end - begin))
-        begin = end
     return Sketches.joined(sketches)
 
 

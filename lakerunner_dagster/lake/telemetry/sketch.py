@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -44,6 +44,9 @@ LOWEST = -35_418
 HIGHEST = 35_487
 """Index of the last bin, which holds the largest double."""
 
+AT_ONCE = 65_536
+"""Bins worked on at once: arrays of so many stay in a core's cache, and bound the memory of a batch."""
+
 _SLOTS = HIGHEST - LOWEST + 1
 """Bins of a store. Slots number the bins of all stores by value: 0 is zero, 1 and -1 the bins nearest to it."""
 
@@ -63,6 +66,11 @@ class Sketches:
     counts: Ints
 
     @classmethod
+    def none(cls) -> Sketches:
+        """No sketch at all."""
+        return cls(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    @classmethod
     def joined(cls, parts: Sequence[Sketches]) -> Sketches:
         """The sketches of one or more columns, one after another."""
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
@@ -75,9 +83,26 @@ class Sketches:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def slice(self, begin: int, end: int) -> Sketches:
+        """The sketches from ``begin`` to before ``end``."""
+        first, last = self.offsets[begin], self.offsets[end]
+        return Sketches(self.offsets[begin : end + 1] - first, self.slots[first:last], self.counts[first:last])
+
     def owners(self) -> Ints:
         """For each bin, the sketch that it belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+
+def pieces(offsets: Ints, most: int = AT_ONCE) -> Iterator[tuple[int, int]]:
+    """Cuts lists into ranges of lists (first, one after the last) that hold at most ``most`` elements together.
+
+    List k has the elements ``offsets[k]`` to ``offsets[k + 1]``; one longer than ``most`` is a range of its own.
+    """
+    begin = 0
+    while begin < len(offsets) - 1:
+        end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + most, side="right")) - 1)
+        yield begin, end
+        begin = end
 
 
 def slots_of(values: Floats) -> Ints:

@@ -14,9 +14,19 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.errors import InputError
-from lakerunner_dagster.lake.telemetry.sketch import GAMMA, HIGHEST, LOWEST, Floats, Ints, Sketches, collected
+from lakerunner_dagster.lake.telemetry.sketch import (
+    GAMMA,
+    HIGHEST,
+    LOWEST,
+    Floats,
+    Ints,
+    Sketches,
+    collected,
+    pieces,
+)
 
 Words: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint64]]
 Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -37,6 +47,20 @@ _LONGEST = 8
 
 def encoded(sketches: Sketches) -> pa.BinaryArray:
     """The bytes of each sketch: the same bytes for equal sketches."""
+    parts = [_encoded(sketches.slice(*piece)) for piece in pieces(sketches.offsets)]
+    return pa.concat_arrays([pa.array([], pa.binary()), *parts])
+
+
+def decoded(blobs: pa.BinaryArray) -> Sketches:
+    """The sketches of ``encoded``. Raises InputError ``corrupt_sketch`` for anything else, null included."""
+    if blobs.null_count:
+        raise _corrupt("it is null")
+    offsets = np.concatenate(([0], np.cumsum(pc.binary_length(blobs).to_numpy(), dtype=np.int64)))
+    parts = [_decoded(blobs.slice(begin, end - begin)) for begin, end in pieces(offsets)]
+    return Sketches.joined([Sketches.none(), *parts])
+
+
+def _encoded(sketches: Sketches) -> pa.BinaryArray:
     body, ends = _encoded_blocks(sketches)
     offsets = np.concatenate(([0], ends + len(_MAPPING) * np.arange(1, len(ends) + 1)))
     data = np.empty(offsets[-1], np.uint8)
@@ -49,8 +73,7 @@ def encoded(sketches: Sketches) -> pa.BinaryArray:
     return pa.BinaryArray.from_buffers(pa.binary(), len(sketches), buffers)
 
 
-def decoded(blobs: pa.BinaryArray) -> Sketches:
-    """The sketches of ``encoded``. Raises InputError ``corrupt_sketch`` for anything else, null included."""
+def _decoded(blobs: pa.BinaryArray) -> Sketches:
     body, bounds = _without_mapping(blobs)
     tokens = _Tokens(body)
     cursors, limits = np.searchsorted(tokens.starts, bounds[:-1]), np.searchsorted(tokens.starts, bounds[1:])
@@ -126,26 +149,25 @@ def _unrotated(words: Words) -> Floats:
 
 def _written(tokens: Words, is_count: Mask, token_ends: Ints) -> tuple[Bytes, Ints]:
     """Groups of 7 bits with a continuation bit: of integers the lowest first, of counts the highest first."""
-    groups: list[Bytes] = []
-    present: list[Mask] = []
-    left, more = tokens.copy(), np.ones(len(tokens), np.bool_)
-    while more.any():
-        group = np.where(is_count, left >> np.uint64(57), left & np.uint64(0x7F)).astype(np.uint8)
-        left = np.where(is_count, left << np.uint64(7), left >> np.uint64(7))
-        present.append(more)
-        more = more & (left != 0)
-        groups.append(group | (more.astype(np.uint8) << 7))
-    if not groups:
-        return np.zeros(0, np.uint8), token_ends
-    written = np.stack(groups, axis=1)[np.stack(present, axis=1)]
-    lengths = np.sum(present, axis=0)
-    return written, np.concatenate(([0], np.cumsum(lengths)))[token_ends]
+    groups: list[tuple[Ints, Bytes]] = []
+    lengths = np.zeros(len(tokens), np.int64)
+    places, left, highest_first = np.arange(len(tokens)), tokens, is_count
+    while len(places):
+        group = np.where(highest_first, left >> np.uint64(57), left & np.uint64(0x7F)).astype(np.uint8)
+        left = np.where(highest_first, left << np.uint64(7), left >> np.uint64(7))
+        more = left != 0
+        groups.append((places, group | (more.astype(np.uint8) << 7)))
+        lengths[places] += 1
+        places, left, highest_first = places[more], left[more], highest_first[more]
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    written = np.empty(bounds[-1], np.uint8)
+    for nth, (places, group) in enumerate(groups):
+        written[bounds[places] + nth] = group
+    return written, bounds[token_ends]
 
 
 def _without_mapping(blobs: pa.BinaryArray) -> tuple[Bytes, Ints]:
     """The bytes after the mapping of each blob, and the bounds of each (one more than blobs)."""
-    if blobs.null_count:
-        raise _corrupt("it is null")
     blobs = blobs.cast(pa.binary())
     _, offset_buffer, data_buffer = blobs.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)

@@ -146,7 +146,7 @@ def test_many_points_are_placed_in_pieces_as_each_alone(monkeypatch: pytest.Monk
     buckets = lists(*counts.tolist())
     edges = lists(*[bounds] * 40)
     whole = explicit(buckets, edges, together).sketches
-    monkeypatch.setattr("lakerunner_dagster.lake.telemetry.distributions._AT_ONCE", 7)
+    monkeypatch.setattr("lakerunner_dagster.lake.telemetry.distributions.AT_ONCE", 28)
     pieces = explicit(buckets, edges, together).sketches
     assert (pieces.offsets == whole.offsets).all()
     assert (pieces.slots == whole.slots).all()
