@@ -178,7 +178,7 @@ def test_a_service_that_ends_by_itself_is_noticed(project: Path) -> None:
     local = LocalServices(Settings(), durable=False)
     local.start()
     try:
-        [kafka] = [child for child in below(os.getpid()) if "lakerunner_dagster.local.kafka" in child.cmdline()]
+        [kafka] = [child for child in below(os.getpid()) if "lakerunner.deadletter" in child.cmdline()]
         kafka.kill()
         eventually(lambda: local.failure() is not None, "the end of Kafka is noticed")
         assert "Kafka has ended" in (local.failure() or "")
