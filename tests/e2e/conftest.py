@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 REMOTE_BUCKET = "remote"
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 300.0
 """Longest wait for something that goes through Dagster's daemons, on a machine that has other things to do."""
 
 
@@ -43,6 +44,14 @@ class Deployment:
     ui: DagsterUI
     lrdb: Lrdb
     children: Children
+
+    def adapter_answers(self) -> bool:
+        """Whether the HTTP adapter takes events by now."""
+        try:
+            socket.create_connection(("127.0.0.1", self.http_port), timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def partition(self, key: str) -> str:
         """Partition key of a raw object's day and source."""
@@ -93,32 +102,38 @@ def deployment() -> Iterator[Deployment]:
         project.chmod(0o711)  # root's PostgreSQL runs as another user, who must get through
         for name in ("dagster.yaml", "pyproject.toml", "workspace.yaml"):
             (project / name).symlink_to(ROOT / name)
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.chdir(project)
-        for name in [name for name in os.environ if name.startswith(("LAKERUNNER_", "DAGSTER_"))]:
-            patch.delenv(name)
-        http_port, ui_port = free_port(0), free_port(0)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("LAKERUNNER_HTTP_PORT", str(http_port))
-        patch.setenv("LAKERUNNER_BOX_AGE_SECONDS", "1")
+        with pytest.MonkeyPatch.context() as patch:  # the tests themselves stay where they are
+            patch.chdir(project)
+            for name in [name for name in os.environ if name.startswith(("LAKERUNNER_", "DAGSTER_"))]:
+                patch.delenv(name)
+            started = _start(project, stack, patch)
+        eventually(started.adapter_answers, "the HTTP adapter answers", PATIENCE_SECONDS)
+        eventually(started.ui.answers, "Dagster's UI answers", PATIENCE_SECONDS)
+        yield started
 
-        services = LocalServices(Settings(), durable=False)
-        running = services.start()
-        stack.callback(services.stop)
-        settings = Settings()
-        prepare_lrdb(settings, running.bucket)
-        lrdb = stack.enter_context(Lrdb(lrdb_url(settings), max_size=2))
-        remote = project / "remote"
-        remote.mkdir()
-        with lrdb.transaction() as conn:
-            profiles.put_bucket(conn, BucketConfiguration(REMOTE_BUCKET, "file", endpoint=str(remote)))
 
-        children = Children(project / "logs", {})
-        stack.callback(children.stop)
-        notify = [sys.executable, "-m", "lakerunner_dagster.cli", "notify"]
-        children.start("notify-directory", [*notify, "directory", "local"])
-        children.start("notify-http", [*notify, "http"])
-        children.start("dagster", [sys.executable, "-m", "dagster", "dev", "-p", str(ui_port)])
-        ui = DagsterUI(ui_port)
-        eventually(ui.answers, "Dagster's UI answers", PATIENCE_SECONDS)
-        yield Deployment(running.bucket, remote, http_port, ui, lrdb, children)
+def _start(project: Path, stack: ExitStack, patch: pytest.MonkeyPatch) -> Deployment:
+    """Start it in the current directory and environment, to be stopped by the stack."""
+    http_port, ui_port = free_port(0), free_port(0)
+    patch.setenv("PYTHONPATH", str(ROOT))
+    patch.setenv("LAKERUNNER_HTTP_PORT", str(http_port))
+    patch.setenv("LAKERUNNER_BOX_AGE_SECONDS", "1")
+
+    services = LocalServices(Settings(), project / ".env", durable=False)
+    running = services.start()
+    stack.callback(services.stop)
+    settings = Settings()
+    prepare_lrdb(settings, running.bucket)
+    lrdb = stack.enter_context(Lrdb(lrdb_url(settings), max_size=2))
+    remote = project / "remote"
+    remote.mkdir()
+    with lrdb.transaction() as conn:
+        profiles.put_bucket(conn, BucketConfiguration(REMOTE_BUCKET, "file", endpoint=str(remote)))
+
+    children = Children(project / "logs", {})
+    stack.callback(children.stop)
+    notify = [sys.executable, "-m", "lakerunner_dagster.cli", "notify"]
+    children.start("notify-directory", [*notify, "directory", "local"])
+    children.start("notify-http", [*notify, "http"])
+    children.start("dagster", [sys.executable, "-m", "dagster", "dev", "-p", str(ui_port)])
+    return Deployment(running.bucket, remote, http_port, DagsterUI(ui_port), lrdb, children)

@@ -52,24 +52,15 @@ def _recent(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def dropped(deployment: Deployment) -> str:
-    """Key of a file of 7 log records that was dropped into the watched bucket and is queryable."""
+    """Key of a file of 7 log records in the watched bucket."""
     key = _key(str(ACME.organization_id), "edge", Signal.LOGS, "dropped.binpb.gz")
-    _put(deployment.watched, key, logs("dropped", _recent(7)))
-    deployment.wait_until_queryable(key, 7)
-    return key
+    return _put(deployment.watched, key, logs("dropped", _recent(7)))
 
 
-def test_a_file_in_the_bucket_becomes_queryable_and_its_day_green(deployment: Deployment, dropped: str) -> None:
-    partition = deployment.partition(dropped)
-    assert partition.endswith("|acme/edge")
-    deployment.wait_until_materialised("raw_logs", partition)
-    shown = deployment.wait_until_materialised("log_segments", partition)
-    assert shown.counts["records written"] == 7
-    status, tags = deployment.wait_until_finished(shown.run_id)
-    assert (status, tags[TRIGGER_TAG]) == ("SUCCESS", "dispatcher")
-
-
-def test_an_event_by_http_brings_a_new_source_in(deployment: Deployment) -> None:
+@pytest.fixture(scope="session")
+def told(deployment: Deployment, dropped: str) -> str:
+    """Key of a file of 5 data points in a bucket that nobody watches, told of twice in one event by HTTP."""
+    assert dropped, "both are on their way at once"
     key = _key(str(GLOBEX.organization_id), "far-away", Signal.METRICS, "a name+with%41 ünï.binpb.gz")
     data = gauges("told", _recent(5))
     _put(deployment.remote, key, data)
@@ -88,14 +79,29 @@ def test_an_event_by_http_brings_a_new_source_in(deployment: Deployment) -> None
     with closing(http.client.HTTPConnection("127.0.0.1", deployment.http_port, timeout=60)) as connection:
         connection.request("POST", "/", json.dumps({"Records": [record, record]}))
         assert connection.getresponse().status == HTTPStatus.OK
+    return key
 
-    deployment.wait_until_queryable(key, 5)
-    partition = deployment.partition(key)
+
+def test_an_event_by_http_brings_a_new_source_in(deployment: Deployment, told: str) -> None:
+    deployment.wait_until_queryable(told, 5)
+    partition = deployment.partition(told)
     assert partition.endswith("|globex/far-away")
     assert deployment.wait_until_materialised("metric_segments", partition).counts["records written"] == 5
 
 
+def test_a_file_in_the_bucket_becomes_queryable_and_its_day_green(deployment: Deployment, dropped: str) -> None:
+    deployment.wait_until_queryable(dropped, 7)
+    partition = deployment.partition(dropped)
+    assert partition.endswith("|acme/edge")
+    deployment.wait_until_materialised("raw_logs", partition)
+    shown = deployment.wait_until_materialised("log_segments", partition)
+    assert shown.counts["records written"] == 7
+    status, tags = deployment.wait_until_finished(shown.run_id)
+    assert (status, tags[TRIGGER_TAG]) == ("SUCCESS", "dispatcher")
+
+
 def test_the_materialise_button_rebuilds_the_day_with_the_same_records(deployment: Deployment, dropped: str) -> None:
+    deployment.wait_until_queryable(dropped, 7)
     partition = deployment.partition(dropped)
     run_id = deployment.ui.materialise("log_segments", partition)
 
@@ -113,19 +119,20 @@ def test_the_materialise_button_rebuilds_the_day_with_the_same_records(deploymen
     }
 
 
-@pytest.mark.usefixtures("dropped")
-def test_every_sensor_runs_and_no_tick_has_failed(deployment: Deployment) -> None:
+def test_every_sensor_runs_and_no_tick_has_failed(deployment: Deployment, dropped: str) -> None:
+    deployment.wait_until_queryable(dropped, 7)
     assert deployment.ui.sensors() == {f"{signal}_{role}": [] for signal in Signal for role in ("boxer", "dispatcher")}
 
 
 def test_lrdb_keeps_its_promises(deployment: Deployment, dropped: str) -> None:
-    assert deployment.queryable(dropped) == 7
+    deployment.wait_until_queryable(dropped, 7)
     with deployment.lrdb.snapshot() as conn:
         assert check.breaches(conn) == []
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: Debian's package chromium has it")
 def test_a_browser_finds_the_materialisation_on_the_assets_page(deployment: Deployment, dropped: str) -> None:
+    deployment.wait_until_queryable(dropped, 7)
     partition = deployment.partition(dropped)
     deployment.wait_until_materialised("log_segments", partition)
     with sync_playwright() as playwright:
