@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import hypothesis
 import pytest
 
 from lakerunner_dagster.lake.bus import Bus
@@ -21,10 +20,6 @@ from lakerunner_dagster.local.postgres import PostgresServer
 # No test asserts a duration, least of all on a busy machine.
 hypothesis.settings.register_profile("lake", deadline=None)
 hypothesis.settings.load_profile("lake")
-
-# How long an example takes depends on the machine, and says nothing about the code.
-hypothesis.settings.register_profile("lakerunner", deadline=None)
-hypothesis.settings.load_profile("lakerunner")
 
 
 class TestDatabases:
