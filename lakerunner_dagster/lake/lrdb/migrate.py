@@ -36,10 +36,13 @@ def migrate(url: str) -> list[str]:
 
 
 def pending_migrations(url: str) -> list[str]:
-    """The names of the migrations that are not applied yet."""
+    """The names of the migrations that are not applied yet. It changes nothing."""
+    migrations = read_migrations(str(MIGRATIONS))
     try:
         with _backend(url) as backend:
-            return [migration.id for migration in backend.to_apply(read_migrations(str(MIGRATIONS)))]
+            # In a database that was never migrated the library would wait for a lock in a table that is not there.
+            known = backend.migration_table in backend.list_tables()
+            return [migration.id for migration in (backend.to_apply(migrations) if known else migrations)]
     except psycopg.OperationalError as error:
         raise LakeDatabaseUnavailable(f"lrdb's schema cannot be read: {error}; start PostgreSQL first") from error
 
