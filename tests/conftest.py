@@ -16,7 +16,6 @@ from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.local.kafka import KafkaServer
 from lakerunner_dagster.local.postgres import PostgresServer
 
-
 # No test asserts a duration, least of all on a busy machine.
 hypothesis.settings.register_profile("lake", deadline=None)
 hypothesis.settings.load_profile("lake")
