@@ -40,7 +40,9 @@ ONCE_FILES = 3
 def dev(
     once: Annotated[bool, typer.Option("--once", help="Feed a little, wait until it is queryable, and end.")] = False,
     port: Annotated[int, typer.Option(help="Port of Dagster's UI; a free one if it is taken.")] = 3000,
-    every: Annotated[float, typer.Option(help="Seconds between files of demo traffic; 0 feeds none.", min=0)] = 30.0,
+    every: Annotated[
+        float, typer.Option(help="Seconds between a source's files of demo traffic; 0: none.", min=0)
+    ] = 60.0,
     timeout: Annotated[float, typer.Option(help="With --once: the longest wait, in seconds.", min=1)] = 300.0,
 ) -> None:
     """Run everything on this machine, with demo traffic, until Ctrl-C."""
@@ -93,8 +95,9 @@ def _feed_until_stopped(running: Platform, stop: threading.Event, every: float, 
     next_feed = time.monotonic()
     while not stop.is_set():
         if every and time.monotonic() >= next_feed:
-            feed.feed(_now_ms())
-            next_feed += every
+            # One source at a time: what a person drops does not queue behind the runs of all of them.
+            feed.feed_next(_now_ms())
+            next_feed += every / feed.sources
         _require_running(running)
         show()
         stop.wait(LOOK_SECONDS)

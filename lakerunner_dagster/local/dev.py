@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -208,19 +209,28 @@ class DemoFeed:
 
     def __init__(self, store: Store, now_ms: int) -> None:
         self._store = store
-        self._fed_to_ms = now_ms
-        self._traffic = [
-            DemoTraffic(organization, collector, seed=now_ms)
+        self._in_turn = deque(
+            (DemoTraffic(organization, collector, seed=now_ms), now_ms)
             for organization in ORGANIZATIONS
             for collector in organization.collectors
-        ]
+        )
+
+    @property
+    def sources(self) -> int:
+        """How many sources there are to feed."""
+        return len(self._in_turn)
 
     def feed(self, to_ms: int) -> list[DemoFile]:
-        """Store the files that tell of the time since the last call, up to ``to_ms`` (epoch ms)."""
-        files = [file for traffic in self._traffic for file in traffic.files(self._fed_to_ms, to_ms)]
+        """Store every source's files that tell of the time since its last ones, up to ``to_ms`` (epoch ms)."""
+        return [file for _ in range(self.sources) for file in self.feed_next(to_ms)]
+
+    def feed_next(self, to_ms: int) -> list[DemoFile]:
+        """As ``feed``, for the one source whose turn it is."""
+        traffic, fed_to_ms = self._in_turn.popleft()
+        files = traffic.files(fed_to_ms, to_ms)
         for file in files:
             self._store.put(file.key, file.data)
-        self._fed_to_ms = to_ms
+        self._in_turn.append((traffic, to_ms))
         return files
 
 
