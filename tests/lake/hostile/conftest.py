@@ -20,6 +20,7 @@ from lakerunner_dagster.lake.notifications.http import HttpAdapter
 from lakerunner_dagster.lake.runs.report import Step
 from lakerunner_dagster.lake.signals import Signal
 from tests.conftest import TestDatabases
+from tests.lake.gathering import gather
 from tests.lake.hostile.inputs import DEAD, LIMITS, RAW, Dead, Raw
 from tests.lake.world import BUCKET, NOON_MS, World, world_in
 from tests.lake_environment import environment
@@ -109,5 +110,7 @@ def aftermath(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
             answer = sender.notify(everything)
+            for signal in Signal:
+                gather(world, signal, sum(raw.signal is signal for raw in RAW))
             steps = {signal: world.ingest(signal) for signal in Signal}
             yield Aftermath(world, sender, answer, steps)

@@ -1,0 +1,1 @@
+"""Every command of ``lakerunner``, used as a person uses it, on real servers."""
