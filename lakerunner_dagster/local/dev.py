@@ -53,7 +53,7 @@ POLL_SECONDS = 0.2
 
 DEV_DEFAULTS = {
     "LAKERUNNER_BOX_AGE_SECONDS": "3",
-    # Ticks that listen nearly all the time hand a file on at once, and each holds a thread of the code server meanwhile.
+    # Ticks that listen nearly all the time hand a file on at once; each holds a thread of the code server meanwhile.
     "LAKERUNNER_LISTEN_SECONDS": "4",
     "DAGSTER_CODE_SERVER_MAX_WORKERS": "24",
     "DAGSTER_GRPC_MAX_WORKERS": "24",
