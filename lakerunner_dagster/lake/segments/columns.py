@@ -107,6 +107,17 @@ FIXED_COLUMNS: Mapping[Signal, pa.Schema] = MappingProxyType(
 )
 
 
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array; ``combine_chunks`` would copy what is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def coded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """The column as one array of dictionary codes."""
+    array = whole(column)
+    return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+
+
 def conform(table: pa.Table, signal: Signal) -> pa.Table:
     """The rows with exactly the columns of a segment, in the order of the spec.
 
@@ -132,7 +143,7 @@ def _typed(table: pa.Table, field: pa.Field) -> pa.Array:
     """A column of the table as one array of the field's type, or of dictionary codes into that type."""
     if field.name not in table.column_names:
         return pa.nulls(table.num_rows, field.type)
-    column = table.column(field.name).combine_chunks()
+    column = whole(table.column(field.name))
     if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
         column = column.dictionary_decode()  # a code that means NULL would pass for a value wherever NULLs are counted
     held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

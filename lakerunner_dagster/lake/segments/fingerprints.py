@@ -29,7 +29,8 @@ _GRAM = 3
 _CONTINUATION = 0b1000_0000  # the two high bits of every byte of a UTF-8 character but its first
 _BATCH_BYTES = 1 << 18  # of values hashed at once, at some 100 bytes of work a byte: what a core's cache holds
 _BASE = 31
-_INVERSE = pow(_BASE, -1, 1 << 64)
+_WRAP = 1 << 64
+_INVERSE = pow(_BASE, -1, _WRAP)
 
 
 class Depth(Enum):
@@ -73,7 +74,10 @@ def index_fingerprints(table: pa.Table) -> tuple[int, ...]:
 
 def exists_fingerprint(field: str) -> int:
     """Of any record that has the field."""
-    return int(_hash_texts(field, pa.array([EXISTS]))[0])
+    hashed = 0
+    for byte in f"{field}:{EXISTS}".encode():
+        hashed = (hashed * _BASE + byte) % _WRAP
+    return hashed - (hashed >> 63 << 64)
 
 
 def value_fingerprints(field: str, values: pa.Array, depth: Depth) -> NDArray[np.int64]:

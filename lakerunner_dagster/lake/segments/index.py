@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakerunner_dagster.lake.segments.columns import POINTS
+from lakerunner_dagster.lake.segments.columns import POINTS, coded
 from lakerunner_dagster.lake.segments.parquet import distinct
 from lakerunner_dagster.lake.signals import Signal
 
@@ -65,10 +65,12 @@ def _stream_fields(table: pa.Table) -> ContentFields:
 
 def _metric_fields(table: pa.Table) -> ContentFields:
     """A name that has points of several types is listed once, with the least of their numbers."""
-    pairs = pa.table({name: _plain(table.column(name)) for name in ("metric_name", "chq_point_type")})
+    name_of, kind_of = (coded(table.column(name)) for name in ("metric_name", "chq_point_type"))
+    kinds = len(kind_of.dictionary)
     types: dict[str, int] = {}
-    for pair in pairs.group_by(pairs.column_names).aggregate([]).to_pylist():
-        name, number = _listed(pair["metric_name"]), METRIC_TYPES[pair["chq_point_type"]]
+    for pair in pc.add(pc.multiply(name_of.indices.cast(pa.int64()), kinds), kind_of.indices).unique().to_pylist():
+        name = _listed(name_of.dictionary[pair // kinds].as_py())
+        number = METRIC_TYPES[kind_of.dictionary[pair % kinds].as_py()]
         types[name] = min(number, types.get(name, number))
     names = sorted(types)
     return {
@@ -87,7 +89,3 @@ CONTENT_FIELDS: Mapping[Signal, Callable[[pa.Table], ContentFields]] = MappingPr
 def _listed(text: str) -> str:
     """The text as PostgreSQL can hold and index it: without NUL, and not longer than any sane name."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode()[:_LISTED_BYTES].decode(errors="ignore")
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakerunner_dagster.lake.segments.columns import whole
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,7 +44,7 @@ def _composite(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:
     """One integer a row that sorts as its keys do: digits of a mixed radix, re-coded where 64 bits are too few."""
     key, space = np.zeros(table.num_rows, np.uint64), 1
     for name in (name for name in keys if name in table.column_names):
-        codes, count = _codes(table.column(name).combine_chunks())
+        codes, count = _codes(whole(table.column(name)))
         if space * count > _KEY_SPACE:
             key, space = _dense(key)
         if space * count > _KEY_SPACE:

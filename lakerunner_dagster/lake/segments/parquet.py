@@ -18,11 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lakerunner_dagster.lake.segments.columns import whole
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROW_GROUP_ROWS = 122_880
 """Rows of a row group: DuckDB's own, one thread's share of a scan."""
+
+_BATCH_ROWS = 8192
+"""Rows that the writer takes at once: with its own 1,024 a quarter of its time goes into taking them."""
 
 INGEST_LEVEL = 1
 """Zstandard level of freshly ingested segments; compaction writes them anew with more effort."""
@@ -32,7 +37,7 @@ def encode(table: pa.Table) -> pa.Table:
     """The same rows with each string or binary column dictionary-encoded where its values repeat, plain elsewhere."""
     return pa.table(
         {
-            name: _encoded(column.combine_chunks()) if _is_text(column.type) else column
+            name: _encoded(whole(column)) if _is_text(column.type) else column
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
     )
@@ -56,6 +61,7 @@ def write(table: pa.Table, metadata: Mapping[str, str], level: int = INGEST_LEVE
         column_encoding=deltas,
         write_statistics=True,
         store_schema=False,
+        write_batch_size=_BATCH_ROWS,
     ) as writer:
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
             rows = table if table.num_rows <= ROW_GROUP_ROWS else _own_dictionaries(table.slice(start, ROW_GROUP_ROWS))
@@ -67,7 +73,7 @@ def write(table: pa.Table, metadata: Mapping[str, str], level: int = INGEST_LEVE
 def distinct(column: pa.ChunkedArray) -> pa.Array:
     """The different values of a column of an encoded table, without NULL."""
     if pa.types.is_dictionary(column.type):
-        return column.combine_chunks().dictionary
+        return whole(column).dictionary
     return column.unique().drop_null()
 
 
@@ -91,7 +97,7 @@ def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
 def _own_dictionaries(rows: pa.Table) -> pa.Table:
     return pa.table(
         {
-            name: _compact(column.combine_chunks()) if pa.types.is_dictionary(column.type) else column
+            name: _compact(whole(column)) if pa.types.is_dictionary(column.type) else column
             for name, column in zip(rows.column_names, rows.columns, strict=True)
         }
     )
