@@ -25,13 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lakerunner_dagster.lake.telemetry.sketch import (
-    AT_ONCE,
     MOST,
     Floats,
     Ints,
     Sketches,
     gathered,
-    pieces,
     slots_of,
 )
 
@@ -187,7 +185,7 @@ def _distributed(ranges: _Ranges, stated: Stated, *, keep_empty: bool = False) -
     np.minimum.at(lows, closed.owners, closed.lows)
     np.maximum.at(highs, closed.owners, closed.highs)
     return Distributions(
-        _sketched(closed, len(stated.counts)),
+        gathered(*_placed(closed), len(stated.counts)),
         np.where(np.isnan(stated.lows), np.where(np.isfinite(lows), lows, np.nan), stated.lows),
         np.where(np.isnan(stated.highs), np.where(np.isfinite(highs), highs, np.nan), stated.highs),
     )
@@ -205,20 +203,6 @@ def _closed(ranges: _Ranges, stated: Stated) -> _Ranges:
     known = np.isfinite(lows) & np.isfinite(highs)
     lows, highs = (np.fmin(np.fmax(bounds, lowest), highest) for bounds in (lows, highs))
     return _Ranges(ranges.owners, np.minimum(lows, highs), np.maximum(lows, highs), ranges.counts).where(known)
-
-
-def _sketched(ranges: _Ranges, points: int) -> Sketches:
-    """One sketch a point, of all its ranges."""
-    order = np.argsort(ranges.owners, kind="stable")
-    cuts = np.searchsorted(ranges.owners[order], np.arange(points + 1))
-    sketches = [Sketches.none()]
-    for begin, end in pieces(cuts, AT_ONCE // PARTS):
-        chosen = order[cuts[begin] : cuts[end]]
-        owners, values, counts = _placed(
-            _Ranges(ranges.owners[chosen] - begin, ranges.lows[chosen], ranges.highs[chosen], ranges.counts[chosen])
-        )
-        sketches.append(gathered(owners, values, counts, end - begin))
-    return Sketches.joined(sketches)
 
 
 def _placed(ranges: _Ranges) -> tuple[Ints, Floats, Ints]:

@@ -8,10 +8,11 @@ Exemplars are not read: segments have no place for them, and they stay in the ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from lakerunner_dagster.lake.telemetry.distributions import (
     summary,
 )
 from lakerunner_dagster.lake.telemetry.records import Times
-from lakerunner_dagster.lake.telemetry.sketch import Floats, Ints, singles
+from lakerunner_dagster.lake.telemetry.sketch import Floats, Ints, pieces, singles
 from lakerunner_dagster.lake.telemetry.sketch_encoding import encoded
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -68,22 +69,11 @@ class Points:
     bad_buckets: Bools
     not_a_number: Bools
 
-    @classmethod
-    def joined(cls, parts: Sequence[Points]) -> Points:
-        """All points of one or more sets."""
-        columns: dict[str, Any] = {}
-        for field in fields(cls):
-            arrays = [getattr(part, field.name) for part in parts]
-            columns[field.name] = pa.concat_arrays(arrays) if _is_arrow(arrays[0]) else np.concatenate(arrays)
-        before = np.cumsum([0, *(len(part.sketches) for part in parts[:-1])])
-        columns["sketch"] = np.concatenate([part.sketch + held for part, held in zip(parts, before, strict=True)])
-        return cls(**columns)
-
 
 def read_points(metrics: pa.StructArray) -> Points:
     """The points of metrics as ``wire.read_requests`` gives them, kind by kind, each in the order of the metrics."""
     parts = [_points(metrics, number) for number in range(len(KINDS)) if _has_points(metrics, KINDS[number])]
-    return Points.joined(parts or [_points(metrics, 0)])
+    return _joined(parts or [_points(metrics, 0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +92,20 @@ class _Values:
     not_a_number: Bools
 
 
-def _is_arrow(array: object) -> bool:
-    return isinstance(array, pa.Array)
+_Set = TypeVar("_Set", Points, _Values)
+
+
+def _joined(parts: Sequence[_Set]) -> _Set:
+    """All points of one or more sets."""
+    if len(parts) == 1:
+        return parts[0]
+    columns: dict[str, Any] = {}
+    for field in fields(parts[0]):
+        arrays = [getattr(part, field.name) for part in parts]
+        columns[field.name] = pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
+    before = np.cumsum([0, *(len(part.sketches) for part in parts[:-1])])
+    columns["sketch"] = np.concatenate([part.sketch + held for part, held in zip(parts, before, strict=True)])
+    return type(parts[0])(**columns)
 
 
 def _has_points(metrics: pa.StructArray, kind: str) -> bool:
@@ -116,7 +118,7 @@ def _points(metrics: pa.StructArray, number: int) -> Points:
     lists = data.field("data_points")
     points = lists.values
     metric = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
-    values = _READERS[KINDS[number]](points)
+    values = _joined([_READERS[KINDS[number]](points.slice(begin, end - begin)) for begin, end in _cut(points)])
     return Points(
         metric=metric,
         kind=np.full(len(metric), number),
@@ -137,6 +139,16 @@ def _points(metrics: pa.StructArray, number: int) -> Points:
         bad_buckets=values.bad_buckets,
         not_a_number=values.not_a_number,
     )
+
+
+def _cut(points: pa.StructArray) -> Iterator[tuple[int, int]]:
+    """Ranges of points whose buckets or quantiles are worked on at once, at least one."""
+    held = np.zeros(len(points) + 1, np.int64)
+    for path in (["bucket_counts"], ["positive", "bucket_counts"], ["negative", "bucket_counts"], ["quantile_values"]):
+        if points.type.get_field_index(path[0]) >= 0:
+            lists = reduce(pa.StructArray.field, path, points)
+            held += lists.offsets.to_numpy()
+    yield from pieces(held) if len(points) else [(0, 0)]
 
 
 def _of_metric(data: pa.StructArray, name: str, absent: int) -> Ints:
@@ -188,9 +200,10 @@ def _exponential_histograms(points: pa.StructArray) -> _Values:
 
 def _summaries(points: pa.StructArray) -> _Values:
     stated = _stated(points)
-    lists = points.field("quantile_values")
-    fractions = Lists(lists.offsets.to_numpy().astype(np.int64), lists.values.field("quantile").to_numpy())
-    return _distributed(summary(fractions, lists.values.field("value").to_numpy(), stated), points, stated)
+    quantiles = points.field("quantile_values")
+    offsets, held = quantiles.offsets.to_numpy().astype(np.int64), quantiles.flatten()
+    fractions = Lists(offsets - offsets[0], held.field("quantile").to_numpy())
+    return _distributed(summary(fractions, held.field("value").to_numpy(), stated), points, stated)
 
 
 _READERS: Mapping[str, Callable[[pa.StructArray], _Values]] = MappingProxyType(
@@ -262,7 +275,8 @@ def _misfits(buckets: Lists, bounds: Lists) -> Bools:
 
 
 def _lists(array: pa.ListArray) -> Lists:
-    return Lists(array.offsets.to_numpy().astype(np.int64), array.values.to_numpy().astype(np.float64))
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    return Lists(offsets - offsets[0], array.flatten().to_numpy().astype(np.float64))
 
 
 def _valid(array: pa.Array) -> Bools:

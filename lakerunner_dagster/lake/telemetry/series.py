@@ -62,8 +62,8 @@ def series_ids(own: Attributes, named: pa.StringArray, name_of: Ints, resources:
     """
     # In sorted order attr_* come before chq_metric_type and metric_name, and these before resource_*.
     states = _with_attributes(np.full(own.parents, _BASIS), own)
-    states = _extended(states, named, name_of)
-    return _extended(states, _resource_texts(resources), resource_of).view(np.int64)
+    states = _Tokens(named).extended(states, name_of)
+    return _Tokens(_resource_texts(resources)).extended(states, resource_of).view(np.int64)
 
 
 def named_series(metric_types: pa.StringArray, names: pa.StringArray) -> pa.StringArray:
@@ -80,13 +80,12 @@ def _pairs(name: str, values: pa.StringArray) -> pa.StringArray:
 def _with_attributes(states: Words, own: Attributes) -> Words:
     """The states after each point's attributes, key by key."""
     by_key = np.argsort(own.pair_key, kind="stable")
-    rank = np.empty(len(by_key), np.int32)
+    rank = np.empty(len(by_key), np.int64)
     rank[by_key] = np.arange(len(by_key))
     prefixes = pa.array([f"attr_{normalised(key)}=" for key in own.keys], pa.string())
-    tokens = pc.binary_join_element_wise(prefixes.take(pa.array(own.pair_key)), own.text, "|", "").take(
-        pa.array(by_key)
-    )
-    starts = np.searchsorted(own.pair_key[by_key], np.arange(len(own.keys) + 1))
+    texts = pc.binary_join_element_wise(prefixes.take(pa.array(own.pair_key)), own.text, "|", "")
+    tokens = _Tokens(texts.take(pa.array(by_key)))
+    starts = np.searchsorted(own.pair_key[by_key], np.arange(len(own.keys) + 1)).tolist()
     for keys in _keys_by_name(own):
         hashed = np.zeros(own.parents if len(keys) > 1 else 0, np.bool_)
         for key in keys:
@@ -94,9 +93,8 @@ def _with_attributes(states: Words, own: Attributes) -> Words:
             if len(keys) > 1:
                 points, pairs = points[~hashed[points]], pairs[~hashed[points]]
                 hashed[points] = True
-            span = slice(starts[key], starts[key + 1])
             chosen = slice(None) if len(points) == own.parents else points
-            states[chosen] = _extended(states[chosen], tokens[span], rank[pairs] - starts[key])
+            states[chosen] = tokens.extended(states[chosen], rank[pairs], slice(starts[key], starts[key + 1]))
     return states
 
 
@@ -119,62 +117,63 @@ def _keys_by_name(attributes: Attributes) -> list[list[int]]:
     return [[key for _, _, key in alike] for _, alike in groupby(ordered, key=itemgetter(0))]
 
 
-def _extended(states: Words, tokens: pa.StringArray, codes: Ints) -> Words:
-    """The states after one more token each: state i takes ``tokens[codes[i]]``. No token that is used may be NULL."""
-    low = states & np.uint64(_LOW_BYTES - 1)
-    met = codes.astype(np.int64) * _LOW_BYTES + low.astype(np.int64)
-    text = _Text(tokens)
-    if len(tokens) * _LOW_BYTES <= _REPEATS * len(states):
-        marked = np.zeros(len(tokens) * _LOW_BYTES, np.bool_)
-        marked[met] = True
-        distinct = np.flatnonzero(marked)
-        hashed = np.zeros(len(marked), np.uint64)
-        hashed[distinct] = text.hashed(distinct)
-        ends = hashed[met]
-    else:
-        ends = text.hashed(met)
-    extended: Words = (states - low) * text.factors()[codes] + ends
-    return extended
+class _Tokens:
+    """Texts that go into hashes whole. NULL ones may be there, but not used."""
 
-
-class _Text:
-    """Tokens as bytes with their bounds."""
-
-    def __init__(self, tokens: pa.StringArray) -> None:
-        tokens = tokens.cast(pa.large_string())
-        _, offsets, data = tokens.buffers()
-        bounds = np.frombuffer(offsets, np.int64)[tokens.offset : tokens.offset + len(tokens) + 1]
-        self._bytes = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
+    def __init__(self, texts: pa.StringArray) -> None:
+        texts = texts.cast(pa.large_string())
+        _, offsets, data = texts.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        self._bytes = np.frombuffer(data or b"", np.uint8)
         self._starts = bounds[:-1]
         self._lengths = np.diff(bounds)
-
-    def factors(self) -> Words:
-        """prime^length of each token."""
         powers = np.full(int(self._lengths.max(initial=0)) + 1, _PRIME, np.uint64)
         powers[0] = 1
-        factors: Words = np.cumprod(powers)[self._lengths]
-        return factors
+        self._factors: Words = np.cumprod(powers)[self._lengths]
 
-    def hashed(self, met: Ints) -> Words:
-        """What tokens make of low bytes; ``met`` is 256 * token + low byte."""
-        states = (met % _LOW_BYTES).astype(np.uint64)
-        tokens = met // _LOW_BYTES
-        order = np.argsort(-self._lengths[tokens], kind="stable")
-        lengths, starts = self._lengths[tokens][order], self._starts[tokens][order]
-        states = states[order]
+    def extended(self, states: Words, codes: Ints, among: slice | None = None) -> Words:
+        """The states after one more token each: state i takes token ``codes[i]``. ``among``: where all codes are."""
+        if len(states) <= _FEW:
+            pairs = zip(states.tolist(), codes.tolist(), strict=True)
+            return np.array([_fnv(state, self._rest(code)) for state, code in pairs], np.uint64)
+        first, end, _ = (among or slice(None)).indices(len(self._starts))
+        low = states & np.uint64(_LOW_BYTES - 1)
+        met = (codes - first) * _LOW_BYTES + low.astype(np.int64)
+        lookups = (end - first) * _LOW_BYTES
+        if lookups <= _REPEATS * len(states):
+            marked = np.zeros(lookups, np.bool_)
+            marked[met] = True
+            distinct = np.flatnonzero(marked)
+            hashed = np.zeros(lookups, np.uint64)
+            hashed[distinct] = self._hashed(distinct % _LOW_BYTES, distinct // _LOW_BYTES + first)
+            ends = hashed[met]
+        else:
+            ends = self._hashed(low, codes)
+        extended: Words = (states - low) * self._factors[codes] + ends
+        return extended
+
+    def _hashed(self, states: Ints | Words, codes: Ints) -> Words:
+        """The states after one more token each, byte by byte: the longest tokens first, the shorter ones drop out."""
+        order = np.argsort(-self._lengths[codes], kind="stable")
+        lengths, starts = self._lengths[codes][order], self._starts[codes][order]
+        sorted_states = states[order].astype(np.uint64)
         unfinished = len(lengths) - np.searchsorted(lengths[::-1], np.arange(lengths.max(initial=0)), side="right")
         place = 0
         while place < len(unfinished) and unfinished[place] > _FEW:
-            active = states[: unfinished[place]]
+            active = sorted_states[: unfinished[place]]
             active ^= self._bytes[starts[: unfinished[place]] + place]
             active *= np.uint64(_PRIME)
             place += 1
         for one in range(unfinished[place] if place < len(unfinished) else 0):
-            rest = self._bytes[starts[one] + place : starts[one] + lengths[one]].tobytes()
-            states[one] = _fnv(int(states[one]), rest)
-        hashed = np.empty_like(states)
-        hashed[order] = states
+            sorted_states[one] = _fnv(int(sorted_states[one]), self._rest(codes[order[one]], place))
+        hashed = np.empty_like(sorted_states)
+        hashed[order] = sorted_states
         return hashed
+
+    def _rest(self, code: int, place: int = 0) -> bytes:
+        """The bytes of a token from ``place`` on."""
+        start = self._starts[code]
+        return self._bytes[start + place : start + self._lengths[code]].tobytes()
 
 
 def _fnv(state: int, rest: bytes) -> int:

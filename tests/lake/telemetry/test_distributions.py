@@ -138,19 +138,12 @@ def test_quantiles_of_a_summary_that_are_no_numbers_say_nothing() -> None:
     assert found.sketches.counts.sum() == 4
 
 
-def test_many_points_are_placed_in_pieces_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_are_placed_together_as_each_alone() -> None:
     rng = np.random.default_rng(1)
     counts = rng.integers(0, 30, (40, 6)).astype(np.float64)
     bounds = [1.0, 2.0, 5.0, 10.0, 100.0]
     together = Stated(counts.sum(axis=1), *(np.full(40, NAN),) * 3)
-    buckets = lists(*counts.tolist())
-    edges = lists(*[bounds] * 40)
-    whole = explicit(buckets, edges, together).sketches
-    monkeypatch.setattr("lakerunner_dagster.lake.telemetry.distributions.AT_ONCE", 28)
-    pieces = explicit(buckets, edges, together).sketches
-    assert (pieces.offsets == whole.offsets).all()
-    assert (pieces.slots == whole.slots).all()
-    assert (pieces.counts == whole.counts).all()
+    whole = explicit(lists(*counts.tolist()), lists(*[bounds] * 40), together).sketches
     for number, (begin, end) in enumerate(pairwise(whole.offsets.tolist())):
         alone = histogram(bounds, counts[number].tolist()).sketches
         assert (alone.slots == whole.slots[begin:end]).all()

@@ -241,6 +241,28 @@ def test_the_columns_of_a_merged_row_are_those_of_a_segment() -> None:
     assert {*FIXED_COLUMNS[Signal.METRICS].names, "attr_color", "chq_overflow"} == set(merged.column_names)
 
 
+@pytest.mark.parametrize("kind", ["histogram", "exponential_histogram", "summary"])
+def test_more_buckets_than_are_worked_on_at_once_are_read_as_the_plain_loop_reads_them(kind: str) -> None:
+    rng, metric = Random(3), Metric(name="m")
+    for _ in range(230):
+        counts = [0] * 600
+        for _ in range(4):
+            counts[rng.randrange(600)] = rng.randrange(9)
+        stated = {"time_unix_nano": LATEST_NS - rng.randrange(10**12), "count": sum(counts), "sum": 5.0}
+        if kind == "histogram":
+            bounds = [float(bound) for bound in range(599)]
+            metric.histogram.data_points.add(bucket_counts=counts, explicit_bounds=bounds, **stated)
+        elif kind == "exponential_histogram":
+            point = metric.exponential_histogram.data_points.add(scale=4, **stated)
+            point.positive.bucket_counts.extend(counts)
+            point.negative.bucket_counts.extend(counts[:9])
+        else:
+            summary = metric.summary.data_points.add(**stated)
+            for place in range(300):
+                summary.quantile_values.add(quantile=place / 300, value=rng.random())
+    assert_decoded_and_merged_as_by_the_plain_loop(payload(request_of(metric)), Limits())
+
+
 def test_no_payload_no_rows() -> None:
     decoded = decode(Signal.METRICS, [], ORGANIZATION, Limits())
     assert decoded.table.num_rows == 0
