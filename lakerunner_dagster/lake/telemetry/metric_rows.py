@@ -25,9 +25,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakerunner_dagster.lake.segments.columns import POINTS, coded, whole
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
 from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, Sketches, merged, quantiles, taken
 from lakerunner_dagster.lake.telemetry.sketch_encoding import decoded, encoded
@@ -69,12 +71,13 @@ _CODE_LIMIT = 2**63
 def merge_rows(table: pa.Table) -> pa.Table:
     """One row for each series and bucket (and start, of latest rows), in no particular order.
 
-    ``table`` has the columns of a metric segment, but for ``DERIVED``, as ``metrics`` or Parquet give them: strings and
-    sketches may be dictionary-encoded. The result has the same columns and ``DERIVED``.
+    ``table`` has the columns of a metric segment, but for ``DERIVED``, as ``metrics`` or Parquet give them: texts and
+    sketches may be dictionary-encoded (and then no text is twice in its dictionary). The result has the same columns
+    and ``DERIVED``.
 
     Raises InputError ``corrupt_sketch`` for a sketch that is not of this lake.
     """
-    table = table.drop_columns([name for name in DERIVED if name in table.column_names]).combine_chunks()
+    table = pa.table({name: whole(table.column(name)) for name in table.column_names if name not in DERIVED})
     sketches = _SketchColumn.of(table.column("chq_sketch"))
     groups = _grouped(table)
     if len(groups.starts) < table.num_rows:
@@ -111,9 +114,7 @@ class _SketchColumn:
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> _SketchColumn:
         """From a column of encoded sketches; each distinct one is decoded once."""
-        array = column.combine_chunks()
-        if not pa.types.is_dictionary(array.type):
-            array = array.dictionary_encode()
+        array = coded(column)
         used = array.indices.dictionary_encode()
         blobs = array.dictionary.take(used.dictionary)
         return cls(used.indices.to_numpy().astype(np.int64), decoded(blobs), blobs)
@@ -139,8 +140,8 @@ class _SketchColumn:
 
 
 def _grouped(table: pa.Table) -> _Groups:
-    keys = [_codes(table.column(name)) for name in _SAME]
-    keys.append(np.where(_is_latest(table), _codes(table.column("chq_start_tsns")), 0))
+    keys = [_codes(whole(table.column(name))) for name in _SAME]
+    keys.append(np.where(_is_latest(table), _codes(whole(table.column("chq_start_tsns"))), 0))
     group = np.zeros(table.num_rows, np.int64)
     size = 1
     for key in keys:
@@ -154,18 +155,16 @@ def _grouped(table: pa.Table) -> _Groups:
     return _Groups(rows, np.flatnonzero(np.diff(group[rows], prepend=-1)))
 
 
-def _codes(column: pa.ChunkedArray | pa.Array) -> Ints:
+def _codes(array: pa.Array) -> Ints:
     """Small integers that are equal where the values are; 0 is NULL."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not pa.types.is_dictionary(array.type):
-        array = array.dictionary_encode()
-    codes: Ints = pc.add(array.indices.cast(pa.int64()), 1).fill_null(0).to_numpy()
+    indices = (array if pa.types.is_dictionary(array.type) else array.dictionary_encode()).indices
+    codes: Ints = pc.add(indices.cast(pa.int64()), 1).fill_null(0).to_numpy()
     return codes
 
 
 def _is(column: pa.ChunkedArray, value: str | bool) -> Bools:  # noqa: FBT001 -- a value of a column, not a switch
     """Which rows hold that value."""
-    array = column.combine_chunks()
+    array = whole(column)
     if pa.types.is_dictionary(array.type):
         equal = pc.equal(array.dictionary, value).take(array.indices)
     else:
@@ -183,7 +182,7 @@ def _merged(table: pa.Table, sketches: _SketchColumn, groups: _Groups) -> tuple[
     """One row a group: its first, but for what merges in groups of several."""
     several = groups.of_several()
     places = np.flatnonzero(groups.lengths() > 1)
-    heads = groups.rows[groups.starts]
+    heads = groups.rows[groups.starts].astype(np.int32)  # Arrow takes by narrow numbers much faster
     numbers = _numbers(table)
     winners = _winners(numbers, sketches, several)
     latest = _is_latest(table)[winners]
@@ -200,10 +199,10 @@ def _merged(table: pa.Table, sketches: _SketchColumn, groups: _Groups) -> tuple[
         column[places] = values
         columns[name] = _nullable(column)
     for name in _SAME:
-        columns[name] = table.column(name).combine_chunks().take(pa.array(heads))
+        columns[name] = whole(table.column(name)).take(pa.array(heads))
     for name in table.column_names:
         if name not in columns:
-            columns[name] = _least(table.column(name).combine_chunks(), heads, places, several)
+            columns[name] = _least(whole(table.column(name)), heads, places, several)
     return pa.table({name: columns[name] for name in table.column_names}), sketches
 
 
@@ -211,7 +210,7 @@ def _numbers(table: pa.Table) -> dict[str, Any]:
     """The columns that merge as numbers; NULL as NaN, or as ``_NO_TIME``."""
     doubles = {name: _doubles(table, name) for name in _DOUBLES}
     times = {name: table.column(name).fill_null(_NO_TIME).to_numpy() for name in _TIMES}
-    return {**doubles, **times, "chq_points": table.column("chq_points").to_numpy()}
+    return {**doubles, **times, POINTS: table.column(POINTS).to_numpy()}
 
 
 def _doubles(table: pa.Table, name: str) -> Floats:
@@ -264,7 +263,7 @@ def _merged_numbers(
         **{name: numbers[name][winners] for name in ("chq_last", "chq_last_tsns", "chq_start_tsns")},
         "chq_rollup_count": np.where(counted, numbers["chq_rollup_count"][winners], counts),
         "chq_tsns": np.minimum.reduceat(numbers["chq_tsns"][rows], starts),
-        "chq_points": np.add.reduceat(numbers["chq_points"][rows], starts),
+        POINTS: np.add.reduceat(numbers[POINTS][rows], starts),
     }
 
 
@@ -281,7 +280,7 @@ def _merged_sketches(
     return codes, column
 
 
-def _least(texts: pa.Array, heads: Ints, places: Ints, groups: _Groups) -> pa.Array:
+def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: _Groups) -> pa.Array:
     """The text of each head row; the least one in a group of several that differ. ``places``: heads of the several."""
     grouped = texts.take(pa.array(groups.rows))
     codes = _codes(grouped)
