@@ -17,7 +17,7 @@ from lakerunner_dagster.commands.organization import organization_of
 from lakerunner_dagster.commands.session import console, lrdb_snapshot, lrdb_transaction, say, shown
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
-from lakerunner_dagster.lake.notifications.routing import check_collector
+from lakerunner_dagster.lake.model import check_collector
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
 

@@ -6,11 +6,13 @@ computed (``segments``, ``telemetry``) or moved (``bus``, ``store``).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
 
+from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 HOUR_MS = 3_600_000
+
+COLLECTOR = re.compile(r"(?!.*\.\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A collector stands in object keys and in partition keys, where Dagster reads ``...`` as a range."""
 
 
 def dateint_of(ms: int) -> int:
@@ -45,6 +50,16 @@ def day_start_ms(dateint: int) -> int:
 def rfc3339(ms: int) -> str:
     """An epoch time in ms as RFC 3339 text in UTC, as messages carry it."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def check_collector(collector: str) -> None:
+    """InputError ``bad_collector_name`` unless the name can stand in object keys and partition keys."""
+    if not COLLECTOR.fullmatch(collector):
+        raise InputError(
+            "bad_collector_name",
+            f"collector {collector[:200]!a} is no name for one: use letters, digits, '.', '_' and '-', at most 64 of "
+            "them, a letter or digit first, and never '...'",
+        )
 
 
 @dataclass(frozen=True, slots=True)

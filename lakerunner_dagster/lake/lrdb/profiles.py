@@ -6,7 +6,6 @@ come from the environment.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -16,15 +15,12 @@ from psycopg.rows import args_row
 
 from lakerunner_dagster.lake.errors import ConfigurationError, InputError
 from lakerunner_dagster.lake.lrdb.connection import storable
-from lakerunner_dagster.lake.model import Source
+from lakerunner_dagster.lake.model import Source, check_collector
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.store import BucketConfiguration
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
-
-COLLECTOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-"""A collector's name: a path element that can stand in object keys and in Dagster's partition keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +162,7 @@ def register_source(conn: Conn, organization_id: UUID, collector: str, bucket: s
     from later. InputError: ``bad_collector_name``, ``unknown_bucket``, ``unknown_organization``,
     ``organization_disabled``, ``too_many_collectors``.
     """
-    if not COLLECTOR_NAME.fullmatch(collector) or "..." in collector:
-        raise InputError(
-            "bad_collector_name",
-            f"collector {collector[:200]!a} is no name: 1 to 128 of A-Z a-z 0-9 _ . -, not beginning with . or -, "
-            "without '...'",
-        )
+    check_collector(collector)
     if not conn.execute("SELECT FROM bucket_configurations WHERE bucket_name = %s", (storable(bucket),)).fetchall():
         raise InputError("unknown_bucket", f"no storage profile knows the bucket {bucket[:300]!a}: add it first")
     row = conn.execute("SELECT enabled FROM organizations WHERE id = %s", (organization_id,)).fetchone()

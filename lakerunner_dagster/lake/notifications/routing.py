@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.model import check_collector
 from lakerunner_dagster.lake.signals import Signal
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ SEGMENT_PREFIX = "db/"
 """Where segments stand: what is created there is our own work, not input."""
 
 ORGANIZATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-COLLECTOR = re.compile(r"(?!.*\.\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""A collector stands in object keys and in partition keys, where Dagster reads ``...`` as a range."""
 
 SIGNAL_WORDS = {signal.value: signal for signal in Signal}
 
@@ -60,16 +58,6 @@ def route(key: str, mappings: Iterable[PrefixMapping]) -> Route:
             found = _mapped_route(key, mappings)
     check_collector(found.collector)
     return found
-
-
-def check_collector(collector: str) -> None:
-    """InputError ``bad_collector_name`` unless the name can stand in object keys and partition keys."""
-    if not COLLECTOR.fullmatch(collector):
-        raise InputError(
-            "bad_collector_name",
-            f"collector {collector[:200]!a} is no name for one: use letters, digits, '.', '_' and '-', at most 64 of "
-            "them, a letter or digit first, and never '...'",
-        )
 
 
 def _signal_in_key(rest: Sequence[str]) -> Signal:

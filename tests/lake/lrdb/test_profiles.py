@@ -63,7 +63,7 @@ def test_hostile_keys_cannot_register_collectors_without_end(lrdb: Lrdb, edge: S
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "a|b", "a...b", "-a", "é", "a b", "a\n", "a\0", "\ud800", "x" * 129]
+    "name", ["", ".", "..", "a/b", "a|b", "a...b", "-a", "é", "a b", "a\n", "a\0", "\ud800", "_", "x" * 65]
 )
 def test_a_collector_that_no_path_or_partition_key_could_hold_is_refused(lrdb: Lrdb, edge: Source, name: str) -> None:
     with pytest.raises(InputError) as refused:
@@ -72,7 +72,7 @@ def test_a_collector_that_no_path_or_partition_key_could_hold_is_refused(lrdb: L
 
 
 def test_whatever_python_takes_for_a_collector_the_table_takes_too(lrdb: Lrdb, edge: Source) -> None:
-    for name in ("_", "A", "0", "a.b-c_d", "a..b", "x" * 128):
+    for name in ("A", "0", "a.b-c_d", "a..b", "x" * 64):
         assert register(lrdb, edge.organization_id, name).collector == name
 
 

@@ -34,8 +34,8 @@ CREATE TABLE organization_buckets (
     CONSTRAINT one_home_a_collector UNIQUE (organization_id, collector_name),
     CONSTRAINT instance_num_is_positive CHECK (instance_num > 0),
     CONSTRAINT collector_name_is_a_path_element
-        CHECK (collector_name ~ '^[A-Za-z0-9_][A-Za-z0-9_.-]*$' AND collector_name NOT LIKE '%...%'
-               AND length(collector_name) <= 128)
+        CHECK (collector_name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND collector_name NOT LIKE '%...%'
+               AND length(collector_name) <= 64)
 );
 
 CREATE TABLE bucket_prefix_mappings (
