@@ -27,7 +27,7 @@ EXISTS = ".*"
 
 _GRAM = 3
 _CONTINUATION = 0b1000_0000  # the two high bits of every byte of a UTF-8 character but its first
-_BATCH_BYTES = 1 << 18  # of values hashed at once, at some 100 bytes of work a byte: what a core's cache holds
+_BATCH_BYTES = 1 << 16  # of values hashed at once, at some 100 bytes of work a byte: what a core's cache holds
 _BASE = 31
 _WRAP = 1 << 64
 _INVERSE = pow(_BASE, -1, _WRAP)

@@ -83,8 +83,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _encoded(column: pa.Array) -> pa.Array:
-    column = _compact(column) if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    return column if _pays(len(column.dictionary), column) else column.cast(column.type.value_type)
+    coded = _compact(column) if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    if _pays(len(coded.dictionary), coded):
+        return coded
+    return coded.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:

@@ -60,19 +60,15 @@ class Decoded:
 
 def decode(signal: Signal, payloads: Sequence[RawPayload], organization_id: UUID, limits: Limits) -> Decoded:
     """Decodes many payloads at once: 10 to 50 MB in one call is fastest, 1 GiB the most. Bad input raises nothing."""
-    failures: dict[int, InputError] = {}
-    for ordinal, payload in enumerate(payloads):
-        try:
-            validate(signal, payload.payload, payload.key)
-        except InputError as error:
-            failures[ordinal] = error
-    rows, more = _decoded_but_for_failures(
-        _DECODERS[signal],
-        {ordinal: payload for ordinal, payload in enumerate(payloads) if ordinal not in failures},
-        organization_id,
-        limits,
+
+    def decoded(some: Sequence[RawPayload]) -> Rows:
+        return _DECODERS[signal](some, organization_id, limits)
+
+    rows, failures = _decoded_but_for_failures(
+        decoded,
+        dict(enumerate(payloads)),
+        checks=[lambda one: validate(signal, one.payload, one.key), lambda one: decoded([one])],
     )
-    failures |= more
     good = [ordinal for ordinal in range(len(payloads)) if ordinal not in failures]
     records_read = dict(zip(good, rows.records_read, strict=True))
     rejected = dict(zip(good, rows.rejected, strict=True))
@@ -86,20 +82,32 @@ def decode(signal: Signal, payloads: Sequence[RawPayload], organization_id: UUID
 
 
 def _decoded_but_for_failures(
-    decoder: _Decoder, payloads: Mapping[int, RawPayload], organization_id: UUID, limits: Limits
+    decoded: Callable[[Sequence[RawPayload]], Rows],
+    payloads: Mapping[int, RawPayload],
+    checks: Sequence[Callable[[RawPayload], object]],
 ) -> tuple[Rows, dict[int, InputError]]:
-    """The rows of all payloads but those that the decoder cannot take even alone, and these."""
+    """The rows of all payloads or, where these cannot be decoded together, of those that pass a check; and the others.
+
+    Each check is dearer than the one before, and made only where those before have not found all that is bad.
+    """
     try:
-        return decoder(list(payloads.values()), organization_id, limits), {}
+        return decoded(list(payloads.values())), {}
     except InputError:
-        failures: dict[int, InputError] = {}
-        for ordinal, payload in payloads.items():
-            try:
-                decoder([payload], organization_id, limits)
-            except InputError as error:
-                failures[ordinal] = error
-        good = [payload for ordinal, payload in payloads.items() if ordinal not in failures]
-        return decoder(good, organization_id, limits), failures
+        if not checks:
+            raise
+    errors = {ordinal: _error_of(checks[0], payload) for ordinal, payload in payloads.items()}
+    failures = {ordinal: error for ordinal, error in errors.items() if error}
+    good = {ordinal: payload for ordinal, payload in payloads.items() if ordinal not in failures}
+    rows, more = _decoded_but_for_failures(decoded, good, checks[1:])
+    return rows, failures | more
+
+
+def _error_of(check: Callable[[RawPayload], object], payload: RawPayload) -> InputError | None:
+    try:
+        check(payload)
+    except InputError as error:
+        return error
+    return None
 
 
 def _renumbered(table: pa.Table, ordinals: Sequence[int]) -> pa.Table:

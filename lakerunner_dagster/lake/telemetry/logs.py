@@ -56,7 +56,7 @@ _NUMBERS_PER_LEVEL = 4
 
 
 def decode_logs(payloads: Sequence[RawPayload], organization_id: UUID, limits: Limits) -> Rows:
-    """One row a log record. The payloads must be valid (``wire.validate``).
+    """One row a log record.
 
     A record's time is time_unix_nano, else observed_time_unix_nano, else its object's own.
     """
@@ -67,7 +67,7 @@ def decode_logs(payloads: Sequence[RawPayload], organization_id: UUID, limits: L
         "log_records",
     )
     parents = read_parents(everything, limits)
-    own = read_attributes(everything.records.field("attributes"), limits)
+    own = read_attributes(everything.records.field("attributes"), limits, records_of=Signal.LOGS)
     times = _times(everything, payloads)
     messages = texts(everything.records.field("body"))
 

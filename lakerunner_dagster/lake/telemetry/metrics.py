@@ -79,7 +79,7 @@ class _Batch:
 
 
 def decode_metrics(payloads: Sequence[RawPayload], organization_id: UUID, limits: Limits) -> Rows:
-    """One row a data point, kind by kind. The payloads must be valid (``wire.validate``).
+    """One row a data point, kind by kind.
 
     A point's time is time_unix_nano, else start_time_unix_nano, else its object's own.
     """
@@ -120,7 +120,7 @@ def _read(payloads: Sequence[RawPayload], limits: Limits) -> _Batch:
         metrics=metrics,
         points=points,
         parents=read_parents(metrics, limits),
-        own=read_attributes(points.attributes, limits),
+        own=read_attributes(points.attributes, limits, records_of=Signal.METRICS),
         file=file,
         resource=metrics.resource[points.metric],
         scope=metrics.scope[points.metric],

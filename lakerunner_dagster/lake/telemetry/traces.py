@@ -52,7 +52,7 @@ _STATUS_CODES = {int(number): name for name, number in Status.StatusCode.items()
 
 
 def decode_traces(payloads: Sequence[RawPayload], organization_id: UUID, limits: Limits) -> Rows:
-    """One row a span. The payloads must be valid (``wire.validate``).
+    """One row a span.
 
     A span's time is its start; without one it is refused as ``no_time``. The end may be any time: an absent one leaves
     the end and the durations NULL, one beyond 2^63 ns leaves the durations NULL.
@@ -64,7 +64,7 @@ def decode_traces(payloads: Sequence[RawPayload], organization_id: UUID, limits:
         "spans",
     )
     parents = read_parents(everything, limits)
-    own = read_attributes(everything.records.field("attributes"), limits)
+    own = read_attributes(everything.records.field("attributes"), limits, records_of=Signal.TRACES)
     starts: Times = everything.records.field("start_time_unix_nano").to_numpy()
 
     rejections = Rejections(len(everything.file))

@@ -186,3 +186,22 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def mutated(original: bytes, rng: Random) -> bytes:
+    """The bytes with one to three random damages."""
+    data = bytearray(original)
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(5):
+            case 0:
+                data[at : at + 1] = rng.randbytes(1)
+            case 1:
+                data[at : at + 1] = bytes([data[at] ^ 1 << rng.randrange(8)] if at < len(data) else [])
+            case 2:
+                del data[at : at + rng.randrange(1, 9)]
+            case 3:
+                data[at:at] = rng.choice([b"\xff" * 9 + b"\x01", b"\0", b"\x0b\x0c", b"\x0b\x14", rng.randbytes(3)])
+            case _:
+                data[at:at] = data[at : at + rng.randrange(1, 40)]
+    return bytes(data)

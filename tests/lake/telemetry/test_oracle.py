@@ -18,7 +18,7 @@ from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import decode
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
-from tests.lake.telemetry.otlp import ORGANIZATION, REQUESTS, payload, tangled
+from tests.lake.telemetry.otlp import ORGANIZATION, REQUESTS, mutated, payload, tangled
 
 SIGNALS = [Signal.LOGS, Signal.TRACES]
 TIGHT = Limits.model_construct(attributes=5, value_bytes=40, columns=4)
@@ -93,24 +93,6 @@ def test_messages_in_pieces_and_overridden_oneofs_mean_what_upb_says(
 ) -> None:
     request = data.draw(REQUESTS[signal])
     assert_decoded_as_by_the_plain_loop(signal, payload(tangled(request, Random(seed))), Limits.model_construct())
-
-
-def mutated(original: bytes, rng: Random) -> bytes:
-    data = bytearray(original)
-    for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        at = rng.randrange(len(data) + 1)
-        match rng.randrange(5):
-            case 0:
-                data[at : at + 1] = rng.randbytes(1)
-            case 1:
-                data[at : at + 1] = bytes([data[at] ^ 1 << rng.randrange(8)] if at < len(data) else [])
-            case 2:
-                del data[at : at + rng.randrange(1, 9)]
-            case 3:
-                data[at:at] = rng.choice([b"\xff" * 9 + b"\x01", b"\0", b"\x0b\x0c", b"\x0b\x14", rng.randbytes(3)])
-            case _:
-                data[at:at] = data[at : at + rng.randrange(1, 40)]
-    return bytes(data)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
