@@ -7,8 +7,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
+from tests.conftest import TestDatabases
+from tests.lake.lrdb.conftest import FILLED, disconnect
 from tests.lake.world import World, world_in
 from tests.lake_environment import environment
 
@@ -25,10 +29,20 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def commands_url(postgres: TestDatabases, migrated_template: str) -> str:
+    """URL of the one database that these tests use in turn: making one takes longer than most of them."""
+    return postgres.create_database(template=migrated_template)
+
+
 @pytest.fixture
-def world(bare: Path, lrdb_url: str, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """An empty lake, which commands find by the environment."""
-    with world_in(lrdb_url, kafka_bootstrap, bare, f"test-{uuid.uuid4().hex[:12]}.") as world:
+def world(bare: Path, commands_url: str, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """An empty lake, which commands find by the environment; what is numbered in it begins with 1."""
+    disconnect(commands_url)
+    with psycopg.connect(commands_url) as conn:
+        tables = sql.SQL(", ").join(map(sql.Identifier, FILLED))
+        conn.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(tables))
+    with world_in(commands_url, kafka_bootstrap, bare, f"test-{uuid.uuid4().hex[:12]}.") as world:
         for name, value in environment(world.place).items():
             monkeypatch.setenv(name, value)
         yield world
