@@ -8,7 +8,7 @@ How to use it, from the arrays of ``wire.read_requests`` (R records, each with a
 
        encoded = only(resource_logs.field("resource")).dictionary_encode()
        resources = read_attributes(reader(Resource).read(encoded.dictionary).field("attributes"), limits)
-       own = read_attributes(records.field("attributes"), limits, records_of=signal)
+       own = read_attributes(log_records.field("attributes"), limits, Place.LOG_RECORD)
 
 2. Decide which records are accepted: ``too_many`` and ``too_large`` are masks over the *parents*. A record is rejected
    for its resource's and scope's attributes too.
@@ -50,9 +50,8 @@ import pyarrow.compute as pc
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 from lakerunner_dagster.lake.settings import Limits
-from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.values import enclosed, quoted, texts
-from lakerunner_dagster.lake.telemetry.wire import check_attributes, reader
+from lakerunner_dagster.lake.telemetry.wire import Place, check_attributes, reader
 
 LONGEST_COLUMN_KEY = 256
 """Bytes of the longest key that may become a column."""
@@ -114,17 +113,17 @@ class Attributes:
         return found if rows is None else found[rows]
 
 
-def read_attributes(lists: pa.ListArray, limits: Limits, *, records_of: Signal | None = None) -> Attributes:
+def read_attributes(lists: pa.ListArray, limits: Limits, unchecked: Place | None = None) -> Attributes:
     """Reads one list of KeyValue bytes a parent; each distinct pair is decoded once.
 
-    ``records_of``: the parents are records of that signal, whose attributes nobody has checked yet. Raises InputError
-    ``corrupt_protobuf`` where they are not valid.
+    ``unchecked``: the place of attributes that nobody has checked yet. Raises InputError ``corrupt_protobuf`` where
+    such are not valid.
     """
     offsets = lists.offsets.to_numpy()
     counts = np.diff(offsets)
     encoded = lists.values.dictionary_encode()
-    if records_of is not None:
-        check_attributes(records_of, encoded.dictionary)
+    if unchecked is not None:
+        check_attributes(unchecked, encoded.dictionary)
     pairs = reader(KeyValue).read(encoded.dictionary)
     pair_keys = pairs.field("key").dictionary_encode()
     text = texts(pairs.field("value"))

@@ -38,7 +38,7 @@ from lakerunner_dagster.lake.telemetry.records import (
     own_times,
 )
 from lakerunner_dagster.lake.telemetry.values import texts
-from lakerunner_dagster.lake.telemetry.wire import read_requests
+from lakerunner_dagster.lake.telemetry.wire import Place, read_requests
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -67,7 +67,7 @@ def decode_logs(payloads: Sequence[RawPayload], organization_id: UUID, limits: L
         "log_records",
     )
     parents = read_parents(everything, limits)
-    own = read_attributes(everything.records.field("attributes"), limits, records_of=Signal.LOGS)
+    own = read_attributes(everything.records.field("attributes"), limits, Place.LOG_RECORD)
     times = _times(everything, payloads)
     messages = texts(everything.records.field("body"))
 

@@ -41,7 +41,7 @@ from lakerunner_dagster.lake.telemetry.records import (
 )
 from lakerunner_dagster.lake.telemetry.series import RESOURCE_KEYS, Ids, named_series, series_ids
 from lakerunner_dagster.lake.telemetry.sketch import Floats, Ints
-from lakerunner_dagster.lake.telemetry.wire import read_requests
+from lakerunner_dagster.lake.telemetry.wire import Place, read_requests
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -120,7 +120,7 @@ def _read(payloads: Sequence[RawPayload], limits: Limits) -> _Batch:
         metrics=metrics,
         points=points,
         parents=read_parents(metrics, limits),
-        own=read_attributes(points.attributes, limits, records_of=Signal.METRICS),
+        own=read_attributes(points.attributes, limits, Place.POINT),
         file=file,
         resource=metrics.resource[points.metric],
         scope=metrics.scope[points.metric],

@@ -38,7 +38,7 @@ from lakerunner_dagster.lake.telemetry.records import (
     null_if_empty,
 )
 from lakerunner_dagster.lake.telemetry.values import enclosed, object_jsons, quoted
-from lakerunner_dagster.lake.telemetry.wire import read_requests
+from lakerunner_dagster.lake.telemetry.wire import Place, read_requests
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -64,7 +64,7 @@ def decode_traces(payloads: Sequence[RawPayload], organization_id: UUID, limits:
         "spans",
     )
     parents = read_parents(everything, limits)
-    own = read_attributes(everything.records.field("attributes"), limits, records_of=Signal.TRACES)
+    own = read_attributes(everything.records.field("attributes"), limits, Place.SPAN)
     starts: Times = everything.records.field("start_time_unix_nano").to_numpy()
 
     rejections = Rejections(len(everything.file))
@@ -124,7 +124,7 @@ def _refuse_for_parts(rejections: Rejections, spans: pa.StructArray, limits: Lim
     too_many, too_large = np.zeros((2, len(spans)), np.bool_)
     for lists in (spans.field("events"), spans.field("links")):
         if len(lists.values):
-            parts = read_attributes(lists.values.field("attributes"), limits)
+            parts = read_attributes(lists.values.field("attributes"), limits, Place.EVENT_OR_LINK)
             span_of_part = np.repeat(np.arange(len(spans)), np.diff(lists.offsets.to_numpy()))
             too_many[span_of_part[parts.too_many]] = True
             too_large[span_of_part[parts.too_large]] = True

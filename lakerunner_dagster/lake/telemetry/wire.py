@@ -7,7 +7,7 @@ maps inside values arrive as bytes (the same wire type); whoever wants them dict
 each distinct one once, with the reader of its own message.
 
 ptars is young and lenient, so it never sees a byte that upb has not accepted. As a whole (``validate``) that would be
-a sixth of all work: the records' own attributes, most of the bytes and nearly all repeated, are left out of the first
+a sixth of all work: the attributes of records, most of the bytes and nearly all repeated, are left out of the first
 check (``read_requests``) and made up for by a check of the distinct ones (``check_attributes``), at the same depth.
 Together they accept what ``validate`` accepts; which payload is to blame, ``validate`` tells.
 
@@ -19,6 +19,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -82,26 +83,30 @@ _LATER_WHERE_REPEATED = frozenset(message.DESCRIPTOR.full_name for message in (K
 _UNREAD = frozenset({"schema_url", "entity_refs", "exemplars", "metadata", "key_strindex", "dropped_attributes_count"})
 """Fields that no column holds; ptars skips them."""
 
-_RECORDS: Mapping[Signal, tuple[str, ...]] = MappingProxyType(
-    {
-        Signal.LOGS: ("resource_logs", "scope_logs", "log_records"),
-        Signal.METRICS: ("resource_metrics", "scope_metrics", "metrics", "gauge", "data_points"),
-        Signal.TRACES: ("resource_spans", "scope_spans", "spans"),
-    }
-)
-"""The way to the records of a request, whose own ``attributes`` are checked apart; those of all points lie as deep."""
 
-_RECORD_MESSAGES = frozenset(
+class Place(Enum):
+    """Where in a request lists of attributes stand that are checked apart: the way to the messages that have them."""
+
+    LOG_RECORD = (Signal.LOGS, "resource_logs", "scope_logs", "log_records")
+    POINT = (Signal.METRICS, "resource_metrics", "scope_metrics", "metrics", "gauge", "data_points")
+    SPAN = (Signal.TRACES, "resource_spans", "scope_spans", "spans")
+    EVENT_OR_LINK = (Signal.TRACES, "resource_spans", "scope_spans", "spans", "events")
+
+
+_CHECKED_APART = frozenset(
     message.DESCRIPTOR.full_name
     for message in (
         LogRecord,
-        Span,
         NumberDataPoint,
         HistogramDataPoint,
         ExponentialHistogramDataPoint,
         SummaryDataPoint,
+        Span,
+        Span.Event,
+        Span.Link,
     )
 )
+"""Messages in these places; those of one place stand equally deep, which matters to what depth of values upb takes."""
 
 _READERS: dict[str, Reader] = {}
 
@@ -135,8 +140,8 @@ def read_requests(signal: Signal, payloads: Sequence[bytes]) -> pa.StructArray:
 
     In the result ``resource``, ``scope``, and ``array_value`` and ``kvlist_value`` of an AnyValue are lists of at most
     one binary (empty where absent; see ``only``), ``attributes`` are lists of KeyValue bytes, and at most one member of
-    a oneof is not null. The records' own attributes are not valid before ``check_attributes`` says so. Bytes of one
-    call: at most 1 GiB.
+    a oneof is not null. Attributes in a ``Place`` are not known to be valid before ``check_attributes`` says so. Bytes
+    of one call: at most 1 GiB.
 
     Raises InputError ``corrupt_protobuf`` for a payload that is not valid without these.
     """
@@ -148,17 +153,18 @@ def read_requests(signal: Signal, payloads: Sequence[bytes]) -> pa.StructArray:
     return reader(REQUESTS[signal]).read(pa.BinaryArray.from_buffers(pa.binary(), len(payloads), buffers))
 
 
-def check_attributes(signal: Signal, encoded: pa.BinaryArray) -> None:
-    """Whether these KeyValue bytes, attributes of records of a signal, are what the reference library takes for such.
+def check_attributes(place: Place, encoded: pa.BinaryArray) -> None:
+    """Whether these are what the reference library takes for KeyValues in that place.
 
     Raises InputError ``corrupt_protobuf``.
     """
+    signal, *way = place.value
     request = _without_attributes(signal)()
-    record: Any = request
-    for name in _RECORDS[signal]:
-        field = getattr(record, name)
-        record = field if isinstance(field, Message) else field.add()
-    record.attributes.extend(encoded.to_pylist())
+    holder: Any = request
+    for name in way:
+        field = getattr(holder, name)
+        holder = field if isinstance(field, Message) else field.add()
+    holder.attributes.extend(encoded.to_pylist())
     _parsed(REQUESTS[signal], request.SerializeToString())
 
 
@@ -256,8 +262,8 @@ def _edited_pool() -> descriptor_pool.DescriptorPool:
 
 @cache
 def _without_attributes(signal: Signal) -> type[Message]:
-    """The message of a signal's raw files, where the records' own attributes are bytes."""
-    return GetMessageClass(_pool(_records_edited).FindMessageTypeByName(REQUESTS[signal].DESCRIPTOR.full_name))
+    """The message of a signal's raw files with bytes for the attributes that are checked apart."""
+    return GetMessageClass(_pool(_attributes_edited).FindMessageTypeByName(REQUESTS[signal].DESCRIPTOR.full_name))
 
 
 def _pool(edited: Callable[[_File], descriptor_pb2.FileDescriptorProto]) -> descriptor_pool.DescriptorPool:
@@ -277,28 +283,36 @@ def _with_dependencies(file: _File) -> Iterator[_File]:
     yield file
 
 
-def _records_edited(file: _File) -> descriptor_pb2.FileDescriptorProto:
+def _attributes_edited(file: _File) -> descriptor_pb2.FileDescriptorProto:
+    """Bytes for the attributes that are checked apart."""
     proto = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(proto)
-    for message in proto.message_type:
-        if f"{proto.package}.{message.name}" in _RECORD_MESSAGES:
+    for name, message in _messages(proto):
+        if name in _CHECKED_APART:
             _to_bytes(next(field for field in message.field if field.name == "attributes"))
     return proto
 
 
 def _edited(file: _File) -> descriptor_pb2.FileDescriptorProto:
+    """Only fields that are read, and bytes for messages that are read later."""
     proto = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(proto)
-    pending = list(proto.message_type)
-    while pending:
-        message = pending.pop()
-        pending.extend(message.nested_type)
+    for _, message in _messages(proto):
         read = [field for field in message.field if field.name not in _UNREAD]
         for field in read:
             _edit(field)
         del message.field[:]
         message.field.extend(read)
     return proto
+
+
+def _messages(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, descriptor_pb2.DescriptorProto]]:
+    """All messages of a file by their full names, nested ones too."""
+    pending = [(f"{file.package}.{message.name}", message) for message in file.message_type]
+    while pending:
+        name, message = pending.pop()
+        yield name, message
+        pending += [(f"{name}.{nested.name}", nested) for nested in message.nested_type]
 
 
 def _edit(field: _Field) -> None:

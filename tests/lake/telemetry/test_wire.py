@@ -23,6 +23,7 @@ PLACES = {
     "log record": (Signal.LOGS, (1, 2, 2, 6)),
     "span": (Signal.TRACES, (1, 2, 2, 9)),
     "event of a span": (Signal.TRACES, (1, 2, 2, 11, 3)),
+    "link of a span": (Signal.TRACES, (1, 2, 2, 13, 4)),
     "gauge": (Signal.METRICS, (1, 2, 2, 5, 1, 7)),
     "sum": (Signal.METRICS, (1, 2, 2, 7, 1, 7)),
     "histogram": (Signal.METRICS, (1, 2, 2, 9, 1, 9)),
