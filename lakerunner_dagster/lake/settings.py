@@ -139,7 +139,7 @@ class Settings(_Group):
     ] = 1000
 
     lease_seconds: Annotated[float, Field(gt=0, description="How long a claim lives without a heartbeat.")] = 60.0
-    box_attempts: Annotated[int, Field(gt=0, description="Claims of a box before it is failed.")] = 5
+    box_attempts: Annotated[int, Field(gt=0, description="Claims of a box before it is failed.")] = 10
     retry_backoff_seconds: Annotated[
         float, Field(ge=0, description="Wait after a first failed attempt; doubles each time.")
     ] = 10.0
