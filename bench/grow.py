@@ -36,6 +36,8 @@ def grown_files(signal: Signal, records: int, seed: int = 7) -> list[bytes]:
     """Gzip-compressed export requests with at least ``records`` records in all, one request a file."""
     rng = random.Random(seed)
     originals = [gzip.decompress(path.read_bytes()) for path in sorted((real_data() / signal).glob("*.binpb.gz"))]
+    if not originals:
+        raise FileNotFoundError(f"no real {signal} under {real_data()}: say by LAKERUNNER_REAL_DATA where they are")
     out: list[bytes] = []
     grown = 0
     copy = 0
