@@ -48,6 +48,14 @@ _TICKS = """
         } } }
     }
 """
+_ERRORS = """
+    query ($run: ID!) {
+        logsForRun(runId: $run) { ... on EventConnection { events {
+            ... on MessageEvent { message }
+            ... on ErrorEvent { error { message } }
+        } } }
+    }
+"""
 _LOCATIONS = "query { workspaceOrError { ... on Workspace { locationEntries { name } } } }"
 
 
@@ -106,11 +114,19 @@ def _finished_runs(running: Platform, count: int) -> list[dict[str, Any]]:
     while time.monotonic() < deadline:
         runs = _ask(running, _RUNS, {})["runsOrError"]["results"]
         if len(runs) >= count and all(run["endTime"] for run in runs):
-            failed = [run["runId"] for run in runs if run["status"] != "SUCCESS"]
-            assert not failed, f"runs failed: {failed}"
+            failed = [_why(running, run["runId"]) for run in runs if run["status"] != "SUCCESS"]
+            assert not failed, "\n".join(failed)
             return list(runs)
         time.sleep(1)
     raise TimeoutError(f"{count} runs did not finish within {PATIENCE_SECONDS:g} s")
+
+
+def _why(running: Platform, run_id: str) -> str:
+    """What Dagster's log of a run says of its failure."""
+    found = _ask(running, _ERRORS, {"run": run_id})["logsForRun"]["events"]
+    return f"run {run_id} failed: " + " | ".join(
+        f"{event['message']} {(event.get('error') or {}).get('message', '')}" for event in found if "message" in event
+    )
 
 
 def _ticks(running: Platform) -> list[dict[str, Any]]:
