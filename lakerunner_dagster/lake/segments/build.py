@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.errors import ConservationBreach, ContractBreach
 from lakerunner_dagster.lake.model import HOUR_MS, Contribution, CreatedBy, Output, Segment, Source, dateint_of, hour_of
@@ -62,7 +63,7 @@ def build(
     if spec.frequency_ms:
         rows = merge_rows(rows)
     rows = conform(rows, signal)
-    rows = parquet.encode(rows.take(row_order(rows, spec.sort_keys)))
+    rows = parquet.encode(pc.take(rows, row_order(rows, spec.sort_keys), boundscheck=False))
     _check_conserved(rows, contributions)
 
     start_ms, end_ms = index.time_range(rows, spec.frequency_ms)

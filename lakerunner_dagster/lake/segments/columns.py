@@ -127,23 +127,22 @@ def conform(table: pa.Table, signal: Signal) -> pa.Table:
     :raises ContractBreach: for a column that no segment has, or one whose values do not fit its type.
     """
     fixed = FIXED_COLUMNS[signal]
-    attributes = set(table.column_names) - set(fixed.names) - {OVERFLOW}
+    given = dict(zip(table.column_names, map(whole, table.columns), strict=True))
+    attributes = given.keys() - set(fixed.names) - {OVERFLOW}
     if strangers := sorted(name for name in attributes if not name.startswith(ATTRIBUTE_PREFIXES)):
         raise ContractBreach(f"Columns {strangers} have no place in a {signal} segment: nothing is written.")
-    columns = {field.name: _typed(table, field) for field in fixed}
+    absent = pa.nulls(table.num_rows)
+    columns = {field.name: _typed(given.get(field.name, absent), field) for field in fixed}
     for name in (name for prefix in ATTRIBUTE_PREFIXES for name in sorted(attributes) if name.startswith(prefix)):
-        column = _typed(table, pa.field(name, pa.string()))
+        column = _typed(given[name], pa.field(name, pa.string()))
         if column.null_count < len(column):
             columns[name] = column
-    columns[OVERFLOW] = _typed(table, pa.field(OVERFLOW, pa.string()))
+    columns[OVERFLOW] = _typed(given.get(OVERFLOW, absent), pa.field(OVERFLOW, pa.string()))
     return pa.table(columns)
 
 
-def _typed(table: pa.Table, field: pa.Field) -> pa.Array:
-    """A column of the table as one array of the field's type, or of dictionary codes into that type."""
-    if field.name not in table.column_names:
-        return pa.nulls(table.num_rows, field.type)
-    column = whole(table.column(field.name))
+def _typed(column: pa.Array, field: pa.Field) -> pa.Array:
+    """The column as one of the field's type, or of dictionary codes into that type."""
     if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
         column = column.dictionary_decode()  # a code that means NULL would pass for a value wherever NULLs are counted
     held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

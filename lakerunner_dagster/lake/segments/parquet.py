@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -91,9 +92,11 @@ def _encoded(column: pa.Array) -> pa.Array:
 
 def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
     """The same values over a dictionary of just those, each once, in the order of their first use."""
-    codes = column.indices.dictionary_encode()
-    values = column.dictionary.take(codes.dictionary).dictionary_encode()
-    return pa.DictionaryArray.from_arrays(values.indices.take(codes.indices), values.dictionary)
+    used = column.indices.unique().drop_null()
+    values = column.dictionary.take(used).dictionary_encode()
+    places = np.zeros(len(column.dictionary), np.int32)
+    places[used] = values.indices
+    return pa.DictionaryArray.from_arrays(pa.array(places).take(column.indices), values.dictionary, safe=False)
 
 
 def _own_dictionaries(rows: pa.Table) -> pa.Table:
