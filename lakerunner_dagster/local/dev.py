@@ -51,16 +51,23 @@ _LOADED = """
 STARTS_WITHIN_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
+MEMORY = {
+    # What a run frees it keeps for its next box, in huge pages: else page faults are a third of its time.
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "67108864",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+"""How runs on Linux get their memory fastest (docs/configuration.md, For speed)."""
+
 DEV_DEFAULTS = {
     "LAKERUNNER_BOX_AGE_SECONDS": "3",
     # Ticks that listen nearly all the time hand a file on at once; each holds a thread of the code server meanwhile.
     "LAKERUNNER_LISTEN_SECONDS": "4",
     "DAGSTER_CODE_SERVER_MAX_WORKERS": "24",
     "DAGSTER_GRPC_MAX_WORKERS": "24",
-    # glibc gives large buffers back to the system after each box, and page faults are then a fifth of a run's time.
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "67108864",
+    **MEMORY,
 }
 """What the processes of ``dev`` get where the environment says nothing else."""
 
