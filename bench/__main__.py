@@ -5,14 +5,8 @@ What belongs here: which there are. What does not: any of them (the modules besi
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-
-from lakerunner_dagster.local.dev import DEV_DEFAULTS
-
-MEMORY = {name: value for name, value in DEV_DEFAULTS.items() if name.startswith("MALLOC_")}
-"""What `lakerunner dev` and docs/configuration.md give the processes of a run, where the environment says nothing."""
 
 MEASUREMENTS = ("ingest", "dagster_overhead")
 
@@ -23,7 +17,7 @@ def main(names: list[str]) -> None:
     if unknown:
         sys.exit(f"no measurement {', '.join(unknown)}: there are {', '.join(MEASUREMENTS)}")
     for name in names or MEASUREMENTS:
-        subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True, env={**MEMORY, **os.environ})
+        subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Inputs grown from the real files: the same shapes, many times over, with other times, ids and digits.
 
 What belongs here: making raw payloads to measure with. Copies differ, or dictionaries and compression
-would flatter every figure: times move by seconds, ids are drawn anew, digits in log bodies change.
+would flatter every figure: times move by seconds, ids are drawn anew, digits in log bodies change. All
+begin in one hour, as what a box holds does: it never spans more (``BoxPolicy.window_seconds``).
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import gzip
 import os
 import random
 import re
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -20,9 +24,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from lakerunner_dagster.lake.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 SECOND_NS = 1_000_000_000
+BEGIN_NS = int(datetime(2025, 12, 24, 12, tzinfo=UTC).timestamp()) * SECOND_NS
+"""The time of the first record of every original."""
+
 _DIGITS = re.compile(r"\d")
 
 
@@ -32,62 +39,57 @@ def real_data() -> Path:
     return Path(os.environ.get("LAKERUNNER_REAL_DATA", default)) / "otlp"
 
 
-def grown_files(signal: Signal, records: int, seed: int = 7) -> list[bytes]:
-    """Gzip-compressed export requests with at least ``records`` records in all, one request a file."""
+def grown_files(signal: Signal, seed: int = 7) -> Iterator[bytes]:
+    """Gzip-compressed export requests, one a file, without end.
+
+    Raises SystemExit where there are no real files to grow them from.
+    """
     rng = random.Random(seed)
     originals = [gzip.decompress(path.read_bytes()) for path in sorted((real_data() / signal).glob("*.binpb.gz"))]
     if not originals:
-        raise FileNotFoundError(f"no real {signal} under {real_data()}: say by LAKERUNNER_REAL_DATA where they are")
-    out: list[bytes] = []
-    grown = 0
-    copy = 0
-    while grown < records:
+        raise SystemExit(f"no real files in {real_data() / signal}: set LAKERUNNER_REAL_DATA")
+    for copy in count():
         for original in originals:
-            data, count = _GROW[signal](original, copy, rng)
-            out.append(gzip.compress(data, 6, mtime=0))
-            grown += count
-        copy += 1
-    return out
+            yield gzip.compress(_GROW[signal](original, copy, rng), 6, mtime=0)
 
 
-def _grow_logs(original: bytes, copy: int, rng: random.Random) -> tuple[bytes, int]:
+def _grow_logs(original: bytes, copy: int, rng: random.Random) -> bytes:
     request = ExportLogsServiceRequest.FromString(original)
     records = [r for resource in request.resource_logs for scope in resource.scope_logs for r in scope.log_records]
+    shift = _shift((r.time_unix_nano or r.observed_time_unix_nano for r in records), copy * SECOND_NS)
     for record in records:
-        if record.time_unix_nano:
-            record.time_unix_nano += copy * SECOND_NS
-        record.observed_time_unix_nano += copy * SECOND_NS
+        _move(record, shift, "time_unix_nano", "observed_time_unix_nano")
         if record.trace_id:
             record.trace_id = rng.randbytes(16)
         if record.body.WhichOneof("value") == "string_value":
             record.body.string_value = _DIGITS.sub(lambda _: str(rng.randrange(10)), record.body.string_value)
-    return request.SerializeToString(), len(records)
+    return request.SerializeToString()
 
 
-def _grow_traces(original: bytes, copy: int, rng: random.Random) -> tuple[bytes, int]:
+def _grow_traces(original: bytes, copy: int, rng: random.Random) -> bytes:
     request = ExportTraceServiceRequest.FromString(original)
     spans = [s for resource in request.resource_spans for scope in resource.scope_spans for s in scope.spans]
+    shift = _shift((span.start_time_unix_nano for span in spans), copy * SECOND_NS)
     renamed: dict[bytes, bytes] = {b"": b""}
     for span in spans:
-        span.start_time_unix_nano += copy * SECOND_NS
-        span.end_time_unix_nano += copy * SECOND_NS
+        _move(span, shift, "start_time_unix_nano", "end_time_unix_nano")
+        for event in span.events:
+            _move(event, shift, "time_unix_nano")
         span.trace_id = renamed.setdefault(span.trace_id, rng.randbytes(16))
         span.span_id = renamed.setdefault(span.span_id, rng.randbytes(8))
         span.parent_span_id = renamed.setdefault(span.parent_span_id, rng.randbytes(8))
-    return request.SerializeToString(), len(spans)
+    return request.SerializeToString()
 
 
-def _grow_metrics(original: bytes, copy: int, rng: random.Random) -> tuple[bytes, int]:
+def _grow_metrics(original: bytes, copy: int, rng: random.Random) -> bytes:
     request = ExportMetricsServiceRequest.FromString(original)
-    count = 0
-    for point in _points(request):
-        point.time_unix_nano += copy * 10 * SECOND_NS
-        if point.start_time_unix_nano:
-            point.start_time_unix_nano += copy * 10 * SECOND_NS
+    points = list(_points(request))
+    shift = _shift((point.time_unix_nano for point in points), copy * 10 * SECOND_NS)
+    for point in points:
+        _move(point, shift, "time_unix_nano", "start_time_unix_nano")
         if getattr(point, "as_double", 0.0):
             point.as_double *= rng.uniform(0.9, 1.1)
-        count += 1
-    return request.SerializeToString(), count
+    return request.SerializeToString()
 
 
 def _points(request: ExportMetricsServiceRequest) -> Iterator[Any]:
@@ -97,7 +99,19 @@ def _points(request: ExportMetricsServiceRequest) -> Iterator[Any]:
                 yield from getattr(metric, str(metric.WhichOneof("data"))).data_points
 
 
-_GROW: dict[Signal, Callable[[bytes, int, random.Random], tuple[bytes, int]]] = {
+def _shift(times: Iterable[int], later_ns: int) -> int:
+    """What is to be added to times (epoch ns, 0 unknown) so that the first is so much later than ``BEGIN_NS``."""
+    return BEGIN_NS + later_ns - min(filter(None, times))
+
+
+def _move(message: Message, shift: int, *fields: str) -> None:
+    """Move the times that the message has."""
+    for field in fields:
+        if time := getattr(message, field):
+            setattr(message, field, max(1, time + shift))
+
+
+_GROW: dict[Signal, Callable[[bytes, int, random.Random], bytes]] = {
     Signal.LOGS: _grow_logs,
     Signal.METRICS: _grow_metrics,
     Signal.TRACES: _grow_traces,
