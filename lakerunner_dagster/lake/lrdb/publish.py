@@ -1,7 +1,8 @@
 """The transactions that change what readers see: a box's segments are added, an hour's are replaced.
 
 What belongs here: all that must become true at once, and what must hold before it may. What does not: how any of it is
-stored (``segments``, ``lineage``, ``ledger``, ``outbox``), what is computed and put into the store before (``runs``).
+stored (``segments``, ``lineage``, ``ledger``, ``outbox``), how rows take the place of others (``swap``), what is
+computed and put into the store before (``runs``).
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from psycopg.errors import UniqueViolation
-
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.lrdb import conservation, lineage, outbox, segments
+from lakerunner_dagster.lake.lrdb import conservation, lineage, outbox, segments, swap
 from lakerunner_dagster.lake.lrdb import ledger as books
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.leases import hold
@@ -66,7 +65,7 @@ def publish_ingest(
     conservation.require_outputs_stand_on_inputs(outputs)
     conservation.require_inputs_conserved(outputs, outcomes)
     conservation.require_ledger(ledger, outputs, read=sum(outcome.records_read for outcome in outcomes))
-    _insert(conn, [output.segment for output in outputs])
+    swap.insert(conn, [output.segment for output in outputs])
     _end_objects(conn, box, outcomes)
     lineage.add(conn, outputs, operation=ledger.operation, run_id=ledger.run_id, code_version=code_version)
     books.add(conn, ledger, [output.segment for output in outputs])
@@ -89,16 +88,6 @@ def _require_members(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutco
             f"box {box.lease.box_id}: {len(rows)} members, {len(members)} of them boxed, but {len(outcomes)} outcomes; "
             f"raw objects {sorted((members - told) + (told - members))[:10]} have none or too many: work on it again"
         )
-
-
-def _insert(conn: Conn, new: Sequence[Segment]) -> None:
-    try:
-        segments.insert(conn, new)
-    except UniqueViolation as error:
-        raise SwapConflict(
-            f"a segment of {[segment.key for segment in new][:10]} has a row already, so this work was done before or "
-            f"another's ids are the same ({error.diag.message_detail}): nothing is published"
-        ) from error
 
 
 def _end_objects(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome]) -> None:
@@ -172,24 +161,6 @@ def _learn_ratio(conn: Conn, box: ClaimedBox) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
-    """What became of an hour's segments, by id.
-
-    ``kept`` were published and say the same. ``republished`` had a row that was unpublished or said otherwise.
-    """
-
-    kept: tuple[int, ...]
-    inserted: tuple[int, ...]
-    republished: tuple[int, ...]
-    superseded: tuple[int, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether readers see anything else than before."""
-        return bool(self.inserted or self.republished or self.superseded)
-
-
 def replace_hour(
     conn: Conn,
     source: Source,
@@ -204,7 +175,7 @@ def replace_hour(
     code_version: str,
     run_id: str,
     messages: Sequence[Message],
-) -> Replaced:
+) -> swap.Replaced:
     """Make ``outputs`` what readers see of an hour, in place of all that they see now.
 
     ``read_inputs`` are the raw objects that were read to their end: nothing that stands on another is taken away, so
@@ -222,7 +193,7 @@ def replace_hour(
     _require_ingested(conn, source, read_inputs, outputs)
     published = segments.lock_published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour)
     _require_read(conn, source, published, read_inputs)
-    replaced = _swap(conn, source, published, _carried_forward(outputs, published), ledger)
+    replaced = swap.swap(conn, source, published, _carried_forward(outputs, published), ledger)
     written = {*replaced.inserted, *replaced.republished}
     lineage.forget(conn, source.organization_id, sorted(written))
     lineage.add(
@@ -278,72 +249,6 @@ def _carried_forward(outputs: Iterable[Output], published: Iterable[Segment]) ->
     """The outputs' segments, ingested on the earliest day of those that they take the place of."""
     days = [segment.ingest_dateint for segment in published]
     return [replace(output.segment, ingest_dateint=min([*days, output.segment.ingest_dateint])) for output in outputs]
-
-
-def _swap(
-    conn: Conn, source: Source, published: Sequence[Segment], wanted: Sequence[Segment], ledger: LedgerEntry
-) -> Replaced:
-    seen = {segment.segment_id: segment for segment in published}
-    wanted_ids = [segment.segment_id for segment in wanted]
-    kept = {segment.segment_id for segment in wanted if _says_the_same(segment, seen.get(segment.segment_id))}
-    known = segments.known_ids(conn, source, ledger.signal, ledger.dateint, wanted_ids) - kept
-    gone = [segment for segment in published if segment.segment_id not in set(wanted_ids)]
-    segments.unpublish(conn, gone)
-    _note_superseded(conn, gone, wanted_ids, ledger)
-    _insert(conn, [segment for segment in wanted if segment.segment_id not in known | kept])
-    _republish(conn, source, [segment for segment in wanted if segment.segment_id in known])
-    return Replaced(
-        kept=tuple(sorted(kept)),
-        inserted=tuple(sorted(set(wanted_ids) - known - kept)),
-        republished=tuple(sorted(known)),
-        superseded=tuple(sorted(segment.segment_id for segment in gone)),
-    )
-
-
-def _says_the_same(wanted: Segment, published: Segment | None) -> bool:
-    """Whether a published row describes the segment, leaving aside what later stages note on it."""
-    return published is not None and published == replace(
-        wanted, ingest_dateint=published.ingest_dateint, compacted=published.compacted, rolledup=published.rolledup
-    )
-
-
-def _note_superseded(conn: Conn, gone: Iterable[Segment], replaced_by: Sequence[int], ledger: LedgerEntry) -> None:
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            """
-            INSERT INTO supersessions (organization_id, instance_num, signal, frequency_ms, dateint, segment_id,
-                                       operation, run_id, replaced_by)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-            """,
-            [
-                (
-                    segment.organization_id,
-                    segment.instance_num,
-                    str(segment.signal),
-                    segment.frequency_ms,
-                    segment.dateint,
-                    segment.segment_id,
-                    ledger.operation,
-                    ledger.run_id,
-                    list(replaced_by),
-                )
-                for segment in gone
-            ],
-        )
-
-
-def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
-    """Segments that were superseded, or whose object has been written anew: their rows say what is there now.
-
-    Whoever deletes superseded objects holds the supersession's row meanwhile: taking it away here waits for that.
-    """
-    conn.execute(
-        "DELETE FROM supersessions WHERE organization_id = %s AND segment_id = ANY(%s)",
-        (source.organization_id, [segment.segment_id for segment in again]),
-    )
-    for segment in again:
-        if segments.rewrite(conn, segment) == 0:
-            raise SwapConflict(f"segment {segment.key} was deleted while it was published again: do the work again")
 
 
 def recount(conn: Conn, source: Source, outcomes: Sequence[ObjectOutcome]) -> None:

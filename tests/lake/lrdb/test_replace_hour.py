@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lakerunner_dagster.lake.errors import ConservationBreach, LakeError, SwapConflict
-from lakerunner_dagster.lake.lrdb import check, lineage, outbox, publish, segments
+from lakerunner_dagster.lake.lrdb import check, lineage, outbox, publish, segments, swap
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import HOUR_MS, Message, Segment, Source
 from lakerunner_dagster.lake.signals import Signal
@@ -59,7 +59,7 @@ def test_an_hours_segments_are_replaced_by_one_of_the_same_records(lrdb: Lrdb, e
     records, before = three_boxes(lrdb, edge)
     whole = output(edge, records)
     found = replace_hour(lrdb, edge, [whole], records, messages=[MESSAGE])
-    assert found == publish.Replaced((), (whole.segment.segment_id,), (), tuple(before))
+    assert found == swap.Replaced((), (whole.segment.segment_id,), (), tuple(before))
     assert published(lrdb, edge) == [whole.segment]
     assert one(lrdb, "SELECT count(*) FROM log_seg WHERE NOT published") == 3
     with lrdb.connection() as conn:
@@ -79,7 +79,7 @@ def test_doing_it_twice_changes_nothing_and_tells_nobody(lrdb: Lrdb, edge: Sourc
     replace_hour(lrdb, edge, [whole], records)
     do(lrdb, "DELETE FROM outbox")
     again = replace_hour(lrdb, edge, [whole], records, messages=[MESSAGE])
-    assert again == publish.Replaced((whole.segment.segment_id,), (), (), ())
+    assert again == swap.Replaced((whole.segment.segment_id,), (), (), ())
     assert published(lrdb, edge) == [whole.segment]
     assert one(lrdb, "SELECT count(*) FROM supersessions") == 3
     with lrdb.transaction() as conn:
@@ -111,7 +111,7 @@ def test_a_segment_that_comes_back_is_published_again_and_no_longer_superseded(l
     second = output(edge, records)
     replace_hour(lrdb, edge, [second], records)
     back = replace_hour(lrdb, edge, [first], records, run="back", messages=[MESSAGE])
-    assert back == publish.Replaced((), (), (first.segment.segment_id,), (second.segment.segment_id,))
+    assert back == swap.Replaced((), (), (first.segment.segment_id,), (second.segment.segment_id,))
     assert published(lrdb, edge) == [first.segment]
     assert one(lrdb, "SELECT array_agg(segment_id) FROM supersessions") == [second.segment.segment_id]
     assert one(lrdb, "SELECT DISTINCT run_id FROM lineage WHERE segment_id = %s", first.segment.segment_id) == "back"

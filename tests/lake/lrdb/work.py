@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish, segments
+from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish, segments, swap
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.lrdb.intake import IngestGroup, Notification
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
@@ -269,7 +269,7 @@ def swap_hour(
     run: str = "rebuild",
     start_ms: int = NOON_MS,
     messages: Iterable[Message] = (),
-) -> publish.Replaced:
+) -> swap.Replaced:
     """A rebuild's swap of the hour of ``start_ms``, in a transaction of the caller's."""
     return publish.replace_hour(
         conn,
@@ -294,7 +294,7 @@ def replace_hour(
     read: Iterable[int],
     signal: Signal = Signal.LOGS,
     **rest: Any,
-) -> publish.Replaced:
+) -> swap.Replaced:
     """A rebuild's swap of one hour."""
     with lrdb.transaction() as conn:
         return swap_hour(conn, source, outputs, read, signal, **rest)
