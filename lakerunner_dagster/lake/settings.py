@@ -91,8 +91,31 @@ class BoxPolicy(_Group):
     )
 
 
+class CompactionPolicy(_Group):
+    """When small segments are merged, and into what (``planning/compaction.py`` has the rules)."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKERUNNER_COMPACTION_", env_file=".env", extra="ignore", frozen=True)
+
+    target_bytes: Annotated[
+        int, Field(gt=0, description="Size that merged segments are filled up to, in bytes of Parquet.")
+    ] = 128 * MiB
+    fanout: Annotated[
+        int,
+        Field(ge=2, description="Segments of about one size that a hot hour gathers before they are merged."),
+    ] = 8
+    cold_seconds: Annotated[
+        float, Field(ge=0, description="How long after its end an hour is cold: merged to its final files, then left.")
+    ] = 600.0
+    settle_seconds: Annotated[
+        float, Field(ge=0, description="How long a cold hour must have got no new segment before it is merged.")
+    ] = 600.0
+    gather_seconds: Annotated[
+        float, Field(ge=0, description="How long a hot hour is left between two looks for segments to merge.")
+    ] = 300.0
+
+
 class Settings(_Group):
-    """All settings but the two groups above. With nothing set, everything is embedded under ``home``."""
+    """All settings but the three groups above. With nothing set, everything is embedded under ``home``."""
 
     model_config = SettingsConfigDict(env_prefix="LAKERUNNER_", env_file=".env", extra="ignore", frozen=True)
 
