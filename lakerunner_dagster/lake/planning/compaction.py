@@ -75,7 +75,7 @@ class SegmentGroup(NamedTuple):
 class Candidate:
     """A published segment. ``bytes`` is its file's size (> 0), ``created_ms`` the epoch time at which it was published.
 
-    ``records`` counts the raw records that it stands for: a merge has as many as its inputs together.
+    ``records`` (> 0) counts the raw records that it stands for: a merge has as many as its inputs together.
     """
 
     segment_id: int
@@ -192,7 +192,7 @@ def _full_runs(smalls: Sequence[Candidate], policy: CompactionPolicy) -> Iterato
 def _crowds(smalls: Iterable[Candidate], policy: CompactionPolicy) -> Iterator[Sequence[Candidate]]:
     """At least ``fanout`` segments of a tier that fit into the target together, the smallest files first."""
     for _, members in groupby(smalls, key=lambda segment: _tier(segment.records, policy.fanout)):
-        by_bytes = sorted(members, key=lambda segment: (segment.bytes, segment.segment_id))
+        by_bytes = sorted(members, key=lambda segment: segment.bytes)
         yield from (chunk for chunk in _chunks(by_bytes, policy.target_bytes) if len(chunk) >= policy.fanout)
 
 

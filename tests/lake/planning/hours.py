@@ -60,7 +60,7 @@ class Costs:
 
     @property
     def missed_bound(self) -> float:
-        return self.R * (tier_of(self.R, 2) - tier_of(max(self.r, 1), 2)) + self.S
+        return self.R * (tier_of(self.R, 2) - tier_of(self.r, 2)) + self.S
 
 
 @dataclass
@@ -158,8 +158,8 @@ def _filled(size: int, target: int) -> Iterator[int]:
 
 
 def _spread(records: int, sizes: list[int], share: float) -> Iterator[int]:
-    """The records of a merge's outputs, by bytes; of several, the last has ``share`` times as many as that."""
-    last = records if len(sizes) == 1 else min(records, round(records * sizes[-1] / sum(sizes) * share))
+    """The records of a merge's outputs, by bytes; of several, the last has ``share`` times as many as that, or one."""
+    last = records if len(sizes) == 1 else min(records, max(1, round(records * sizes[-1] / sum(sizes) * share)))
     ends = [(records - last) * end // max(1, sum(sizes[:-1])) for end in accumulate(sizes[:-1])]
     yield from (end - begin for begin, end in zip([0, *ends], ends, strict=False))
     yield last

@@ -83,7 +83,6 @@ HOT_CASES: dict[str, Case] = {
         HOT,
         [((1, 2, 3, 4), "tier")],
     ),
-    "segments without records are a tier": (smalls(1, 1, 1, 1, records=0), HOT, [((1, 2, 3, 4), "tier")]),
     "the smallest files of a tier are merged where not all fit": (
         smalls(740, records=15) + smalls(70, 70, 70, 70, records=4, first=2),
         HOT,
@@ -109,6 +108,11 @@ HOT_CASES: dict[str, Case] = {
         smalls(300, 300, 300, 90),
         HOT,
         [((1, 2, 3, 4), "full")],
+    ),
+    "of equal records the larger file is packed first": (
+        smalls(300, 500, 500, records=10),
+        HOT,
+        [((2, 3), "full")],
     ),
     "what is left of a run waits": (smalls(300, 300, 300, 300), HOT, [((1, 2, 3), "full")]),
     "there may be several runs": (smalls(500, 500, 400, 400), HOT, [((1, 2), "full"), ((3, 4), "full")]),
@@ -144,7 +148,6 @@ COLD_CASES: dict[str, Case] = {
         COLD,
         [((1, 2), "cold")],
     ),
-    "of segments without records two are left": (smalls(1, 1, records=0), COLD, []),
     "three alike are merged": (smalls(10, 10, 10), COLD, [((1, 2, 3), "cold")]),
     "two small stragglers are merged alone": (smalls(400, 50, 50), COLD, [((2, 3), "cold")]),
     "stragglers that are large together take the base in": (smalls(400, 50, 51), COLD, [((1, 2, 3), "cold")]),
@@ -293,7 +296,7 @@ POLICIES = st.builds(
     settle_seconds=st.sampled_from([0.0, 600.0]),
 )
 SIZES = st.one_of(st.integers(1, 40), st.integers(100, 749), st.integers(240, 260), st.integers(750, 2500))
-RECORDS = st.one_of(st.integers(0, 20), st.integers(1, 6).map(lambda n: 10**n), st.integers(0, 1_000_000))
+RECORDS = st.one_of(st.integers(1, 20), st.integers(1, 6).map(lambda n: 10**n), st.integers(1, 1_000_000))
 TIMES = st.sampled_from([HOT, END, COLD, LATER])
 SEGMENTS = st.lists(
     st.tuples(
@@ -303,6 +306,9 @@ SEGMENTS = st.lists(
 ).map(lambda them: [Candidate(number, *one) for number, one in enumerate(them)])
 ALIKE = st.lists(st.tuples(SIZES, RECORDS | st.just(100), TIMES), max_size=9).map(
     lambda them: [Candidate(number, GROUP, False, *one) for number, one in enumerate(them)]
+)
+TWINS = st.lists(st.sampled_from([(250, 10), (250, 12), (120, 10), (400, 10), (7, 10)]), max_size=20).map(
+    lambda them: [Candidate(number, GROUP, False, *one, BEGIN) for number, one in enumerate(them)]
 )
 
 
@@ -401,7 +407,7 @@ def smallest_of_tiers(heap: Sequence[Candidate], policy: CompactionPolicy) -> li
 
 
 @settings(max_examples=200, deadline=None)
-@given(segments=SEGMENTS, policy=POLICIES, now=TIMES, data=st.data())
+@given(segments=SEGMENTS | TWINS, policy=POLICIES, now=TIMES, data=st.data())
 def test_the_order_of_the_segments_does_not_matter(
     segments: list[Candidate], policy: CompactionPolicy, now: int, data: st.DataObject
 ) -> None:

@@ -28,7 +28,7 @@ FATES = st.lists(
     max_size=12,
 ).map(cycle)
 SIZES = st.integers(1, 40) | st.integers(100, 749) | st.sampled_from([250, 400, 500]) | st.integers(750, 2500)
-RECORDS = st.integers(0, 20) | st.integers(0, 6).map(lambda n: 10**n) | st.integers(1, 1_000_000)
+RECORDS = st.integers(1, 20) | st.integers(0, 6).map(lambda n: 10**n) | st.integers(1, 1_000_000)
 
 
 def coming(count: int, records: int, size: int) -> Step:
