@@ -119,19 +119,41 @@ def read_attributes(lists: pa.ListArray, limits: Limits, unchecked: Place | None
     ``unchecked``: the place of attributes that nobody has checked yet. Raises InputError ``corrupt_protobuf`` where
     such are not valid.
     """
-    offsets = lists.offsets.to_numpy()
-    counts = np.diff(offsets)
     encoded = lists.values.dictionary_encode()
+    return _read(encoded.dictionary, encoded.indices.to_numpy(), lists.offsets.to_numpy(), limits, unchecked)
+
+
+def read_distinct_attributes(lists: pa.ChunkedArray, limits: Limits, unchecked: Place) -> tuple[Attributes, Ints]:
+    """As ``read_attributes``, but with one parent for each different list; and for each list the parent that it is."""
+    encoded = pa.chunked_array([part.values for part in lists.chunks]).dictionary_encode().combine_chunks()
+    pair = encoded.indices.to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in lists.chunks]))])
+    # The numbers of pairs are all of one width, so that lists are equal where the bytes of their numbers are.
+    buffers = [None, pa.py_buffer(offsets * pair.itemsize), pa.py_buffer(pair)]
+    alike = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lists), buffers).dictionary_encode()
+    _, distinct_ends, distinct_pair = alike.dictionary.buffers()
+    attributes = _read(
+        encoded.dictionary,
+        np.frombuffer(distinct_pair or b"", pair.dtype),
+        np.frombuffer(distinct_ends, np.int64)[: len(alike.dictionary) + 1] // pair.itemsize,
+        limits,
+        unchecked,
+    )
+    return attributes, alike.indices.to_numpy()
+
+
+def _read(encoded: pa.BinaryArray, pair: Ints, offsets: Ints, limits: Limits, unchecked: Place | None) -> Attributes:
+    """Of parents that have the pairs ``pair[offsets[k]:offsets[k + 1]]``, which are positions in ``encoded``."""
+    counts = np.diff(offsets)
     if unchecked is not None:
-        check_attributes(unchecked, encoded.dictionary)
-    pairs = reader(KeyValue).read(encoded.dictionary)
+        check_attributes(unchecked, encoded)
+    pairs = reader(KeyValue).read(encoded)
     pair_keys = pairs.field("key").dictionary_encode()
     text = texts(pairs.field("value"))
     pair_key = _smallest(pair_keys.indices.to_numpy(), len(pair_keys.dictionary))
-    parent = np.repeat(np.arange(len(lists), dtype=np.int32), counts)
-    pair = encoded.indices.to_numpy()
+    parent = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     size = np.maximum(_bytes(pairs.field("key")), _bytes(text))
-    too_large = np.zeros(len(lists), np.bool_)
+    too_large = np.zeros(len(counts), np.bool_)
     if size.max(initial=0) > limits.value_bytes:
         too_large[parent[(size > limits.value_bytes)[pair]]] = True
     if text.null_count:
@@ -145,7 +167,7 @@ def read_attributes(lists: pa.ListArray, limits: Limits, unchecked: Place | None
     later[1:] = keyed_parent[1:] == keyed_parent[:-1]
     later[starts[:-1][starts[:-1] < len(later)]] = False
     return Attributes(
-        parents=len(lists),
+        parents=len(counts),
         keys=pair_keys.dictionary.to_pylist(),
         pair_key=pair_key,
         text=text,

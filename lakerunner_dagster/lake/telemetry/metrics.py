@@ -22,7 +22,13 @@ import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import FILE, OVERFLOW, POINTS
 from lakerunner_dagster.lake.signals import INGEST_FREQUENCY_MS, Signal
-from lakerunner_dagster.lake.telemetry.attributes import AttributeGroup, Attributes, normalised, pivot, read_attributes
+from lakerunner_dagster.lake.telemetry.attributes import (
+    AttributeGroup,
+    Attributes,
+    normalised,
+    pivot,
+    read_distinct_attributes,
+)
 from lakerunner_dagster.lake.telemetry.metric_rows import CUMULATIVE, HISTOGRAM
 from lakerunner_dagster.lake.telemetry.parents import Parents, read_parents
 from lakerunner_dagster.lake.telemetry.points import KINDS, Points, read_points
@@ -65,13 +71,14 @@ class _Batch:
     """The points of some payloads, accepted or not, and what they inherit.
 
     ``file``, ``resource`` and ``scope``: the payload of each point, and its positions in ``parents``. ``times``: epoch
-    ns, of whatever source. ``own``: the attributes, one parent a point.
+    ns, of whatever source. ``own``: the attributes of points, those of point i at parent ``own_of[i]``.
     """
 
     metrics: Records
     points: Points
     parents: Parents
     own: Attributes
+    own_of: Ints
     file: Ints
     resource: Ints
     scope: Ints
@@ -87,7 +94,7 @@ def decode_metrics(payloads: Sequence[RawPayload], organization_id: UUID, limits
     rejections = _rejections(batch, payloads, limits)
     accepted = rejections.accepted
     rows = np.arange(len(batch.file)) if accepted is None else accepted
-    attributes = _attribute_columns(batch, rows, accepted, limits)
+    attributes = _attribute_columns(batch, rows, limits)
     table = pa.table(
         {
             "chq_customer_id": constant(str(organization_id), len(rows)),
@@ -114,13 +121,15 @@ def _read(payloads: Sequence[RawPayload], limits: Limits) -> _Batch:
     requests = read_requests(Signal.METRICS, [payload.payload for payload in payloads])
     metrics = flattened(requests, "resource_metrics", "scope_metrics", "metrics")
     points = read_points(metrics.records)
+    own, own_of = read_distinct_attributes(points.attributes, limits, Place.POINT)
     file = metrics.file[points.metric]
     starts_or_own = np.where(points.starts > 0, points.starts, own_times(payloads)[file])
     return _Batch(
         metrics=metrics,
         points=points,
         parents=read_parents(metrics, limits),
-        own=read_attributes(points.attributes, limits, Place.POINT),
+        own=own,
+        own_of=own_of,
         file=file,
         resource=metrics.resource[points.metric],
         scope=metrics.scope[points.metric],
@@ -141,8 +150,8 @@ def _rejections(batch: _Batch, payloads: Sequence[RawPayload], limits: Limits) -
     rejections.add_times_outside(batch.times, batch.file, payloads, limits)
     too_many = resources.too_many[batch.resource] | scopes.too_many[batch.scope]
     too_large = resources.too_large[batch.resource] | scopes.too_large[batch.scope]
-    rejections.add("too_many_attributes", own.too_many | too_many)
-    rejections.add("value_too_large", own.too_large | too_large)
+    rejections.add("too_many_attributes", own.too_many[batch.own_of] | too_many)
+    rejections.add("value_too_large", own.too_large[batch.own_of] | too_large)
     return rejections
 
 
@@ -153,7 +162,14 @@ def _series_ids(batch: _Batch) -> Ids:
     wanted, place = np.unique(points.metric * kinds + points.kind, return_inverse=True)
     types = pa.array(METRIC_TYPES).take(pa.array(wanted % kinds))
     named = named_series(types, names.take(pa.array(wanted // kinds)))
-    return series_ids(batch.own, named, place, batch.parents.resources, batch.resource)
+    return series_ids(
+        batch.own,
+        batch.own_of,
+        named=named,
+        name_of=place,
+        resources=batch.parents.resources,
+        resource_of=batch.resource,
+    )
 
 
 def _normalised_names(metrics: Records) -> pa.StringArray:
@@ -214,13 +230,13 @@ def _doubles(values: Floats) -> pa.DoubleArray:
     return pa.array(values, mask=np.isnan(values))
 
 
-def _attribute_columns(batch: _Batch, rows: Ints, accepted: Ints | None, limits: Limits) -> AttributeColumns:
+def _attribute_columns(batch: _Batch, rows: Ints, limits: Limits) -> AttributeColumns:
     """Columns for the resource keys of a series and for all attributes of points; the rest overflows."""
     return pivot(
         [
             AttributeGroup("resource", batch.parents.resources, batch.resource[rows], eligible=_RESOURCE_COLUMNS),
             AttributeGroup("scope", batch.parents.scopes, batch.scope[rows], eligible=_NO_COLUMNS),
-            AttributeGroup("attr", batch.own, accepted),
+            AttributeGroup("attr", batch.own, batch.own_of[rows]),
         ],
         limit=limits.columns,
         pinned=_RESOURCE_COLUMNS,

@@ -63,7 +63,7 @@ class Points:
     sketches: pa.BinaryArray
     temporality: Ints
     monotonic: Ints
-    attributes: pa.ListArray
+    attributes: pa.ChunkedArray
     no_recorded_value: Bools
     no_value: Bools
     bad_buckets: Bools
@@ -102,10 +102,21 @@ def _joined(parts: Sequence[_Set]) -> _Set:
     columns: dict[str, Any] = {}
     for field in fields(parts[0]):
         arrays = [getattr(part, field.name) for part in parts]
-        columns[field.name] = pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
+        columns[field.name] = _concatenated(arrays)
     before = np.cumsum([0, *(len(part.sketches) for part in parts[:-1])])
     columns["sketch"] = np.concatenate([part.sketch + held for part, held in zip(parts, before, strict=True)])
     return type(parts[0])(**columns)
+
+
+def _concatenated(arrays: Sequence[Any]) -> object:
+    """Arrays of one kind as one; chunked ones, which are large, without a copy."""
+    match arrays[0]:
+        case pa.ChunkedArray():
+            return pa.chunked_array([chunk for array in arrays for chunk in array.chunks])
+        case pa.Array():
+            return pa.concat_arrays(arrays)
+        case _:
+            return np.concatenate(arrays)
 
 
 def _has_points(metrics: pa.StructArray, kind: str) -> bool:
@@ -133,7 +144,7 @@ def _points(metrics: pa.StructArray, number: int) -> Points:
         sketches=values.sketches,
         temporality=_of_metric(data, "aggregation_temporality", 0)[metric],
         monotonic=_of_metric(data, "is_monotonic", -1)[metric],
-        attributes=points.field("attributes"),
+        attributes=pa.chunked_array([points.field("attributes")]),
         no_recorded_value=(points.field("flags").to_numpy() & _NO_RECORDED_VALUE).astype(np.bool_),
         no_value=values.no_value,
         bad_buckets=values.bad_buckets,

@@ -54,14 +54,22 @@ RESOURCE_KEYS = (
 """Normalised resource keys that are part of a series' name (contract)."""
 
 
-def series_ids(own: Attributes, named: pa.StringArray, name_of: Ints, resources: Attributes, resource_of: Ints) -> Ids:
+def series_ids(
+    own: Attributes,
+    own_of: Ints,
+    *,
+    named: pa.StringArray,
+    name_of: Ints,
+    resources: Attributes,
+    resource_of: Ints,
+) -> Ids:
     """The id of each point's series.
 
-    ``own``: the attributes of points, one parent each. ``named``: texts of ``named_series``, of which point i has that
-    at ``name_of[i]``; its resource is parent ``resource_of[i]`` of ``resources``.
+    ``own``: the attributes of points, those of point i at parent ``own_of[i]``; its resource is parent
+    ``resource_of[i]`` of ``resources``. ``named``: texts of ``named_series``, of which it has that at ``name_of[i]``.
     """
     # In sorted order attr_* come before chq_metric_type and metric_name, and these before resource_*.
-    states = _with_attributes(np.full(own.parents, _BASIS), own)
+    states = _with_attributes(np.full(own.parents, _BASIS), own)[own_of]
     states = _Tokens(named).extended(states, name_of)
     return _Tokens(_resource_texts(resources)).extended(states, resource_of).view(np.int64)
 

@@ -17,10 +17,12 @@ from lakerunner_dagster.lake.telemetry.attributes import (
     normalised,
     pivot,
     read_attributes,
+    read_distinct_attributes,
 )
+from lakerunner_dagster.lake.telemetry.wire import Place
 
 
-def attributes(*parents: dict[str, Any] | list[tuple[str, Any]]) -> Attributes:
+def encoded(*parents: dict[str, Any] | list[tuple[str, Any]]) -> pa.ListArray:
     lists = [
         [
             KeyValue(key=key, value=value(given)).SerializeToString()
@@ -28,7 +30,11 @@ def attributes(*parents: dict[str, Any] | list[tuple[str, Any]]) -> Attributes:
         ]
         for parent in parents
     ]
-    return read_attributes(pa.array(lists, pa.list_(pa.binary())), Limits.model_construct())
+    return pa.array(lists, pa.list_(pa.binary()))
+
+
+def attributes(*parents: dict[str, Any] | list[tuple[str, Any]]) -> Attributes:
+    return read_attributes(encoded(*parents), Limits.model_construct())
 
 
 def value(given: Any) -> AnyValue:
@@ -137,3 +143,19 @@ def test_a_key_is_found_whether_it_is_a_column_or_not() -> None:
     assert found.pairs_of("_k").tolist() == [0, -1, 1]
     assert found.pairs_of("_k", np.array([2, 2, 0])).tolist() == [1, 1, 0]
     assert found.pairs_of("absent").tolist() == [-1, -1, -1]
+
+
+def test_equal_lists_are_one_parent_and_lists_that_only_have_the_same_bytes_are_not() -> None:
+    key, text = KeyValue(key="k").SerializeToString(), KeyValue(value=value("v")).SerializeToString()
+    cut_differently = pa.array([[key + text], [key, text], []], pa.list_(pa.binary()))
+    lists = pa.chunked_array([encoded({"k": "v"}, {"k": "w", "l": "x"}, {"k": "v"}), cut_differently])
+    found, parent = read_distinct_attributes(lists, Limits.model_construct(), Place.POINT)
+    assert parent.tolist() == [0, 1, 0, 0, 2, 3]
+    assert rows(AttributeGroup("attr", found, rows=parent)) == [
+        {"attr_k": "v"},
+        {"attr_k": "w", "attr_l": "x"},
+        {"attr_k": "v"},
+        {"attr_k": "v"},
+        {"attr_": "v"},
+        {},
+    ]

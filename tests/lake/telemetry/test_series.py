@@ -28,8 +28,15 @@ def attributes_of(*parents: dict[str, str]) -> Attributes:
 def ids_of(*points: dict[str, str], name: str = "m", kind: str = "gauge", resource: dict[str, str]) -> list[int]:
     nothing = np.zeros(len(points), np.int64)
     named = named_series(pa.array([kind]), pa.array([name]))
-    ids: list[int] = series_ids(attributes_of(*points), named, nothing, attributes_of(resource), nothing).tolist()
-    return ids
+    ids = series_ids(
+        attributes_of(*points),
+        np.arange(len(points)),
+        named=named,
+        name_of=nothing,
+        resources=attributes_of(resource),
+        resource_of=nothing,
+    )
+    return list(ids.tolist())
 
 
 def test_the_vectors_of_the_contract() -> None:
