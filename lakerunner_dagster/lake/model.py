@@ -149,6 +149,13 @@ class ClaimedBox:
     members: tuple[RawObject, ...]
 
 
+def segment_key(
+    organization_id: UUID, collector: str, *, dateint: int, signal: Signal, hour: int, segment_id: int
+) -> str:
+    """Object key of a segment (contract, spec/segments.md)."""
+    return f"db/{organization_id}/{collector}/{dateint}/{signal}/{hour:02d}/tbl_{segment_id}.parquet"
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One index row: an immutable Parquet file of one source, signal, UTC day, hour and frequency.
@@ -190,9 +197,13 @@ class Segment:
     @property
     def key(self) -> str:
         """Object key (contract, spec/segments.md)."""
-        return (
-            f"db/{self.organization_id}/{self.collector}/{self.dateint}/{self.signal}/{self.hour:02d}/"
-            f"tbl_{self.segment_id}.parquet"
+        return segment_key(
+            self.organization_id,
+            self.collector,
+            dateint=self.dateint,
+            signal=self.signal,
+            hour=self.hour,
+            segment_id=self.segment_id,
         )
 
     @property

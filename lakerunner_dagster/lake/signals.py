@@ -30,9 +30,9 @@ class SignalSpec:
     """The declaration of one signal.
 
     ``record`` is what one raw record is called, for people. ``sort_keys`` orders the rows of a segment.
-    ``frequency_ms`` is the width of an ingested bucket, 0 where the signal has none. ``code_version`` of the
-    decode-and-write path: raise it when the same raw bytes would give other rows; it enters segment ids
-    and shows stale days in Dagster.
+    ``frequency_ms`` is the width of an ingested bucket, 0 where the signal has none; ``tiers_ms`` are those of its
+    tiers, the finest first. ``code_version`` of the decode-and-write path: raise it when the same raw bytes would give
+    other rows; it enters segment ids and shows stale days in Dagster.
     """
 
     signal: Signal
@@ -43,6 +43,7 @@ class SignalSpec:
     sort_keys: tuple[str, ...]
     sort_version: int | None
     frequency_ms: int
+    tiers_ms: tuple[int, ...]
     code_version: str
 
     @property
@@ -72,6 +73,7 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
             sort_keys=("resource_service_name", "chq_fingerprint", "chq_timestamp"),
             sort_version=2,
             frequency_ms=0,
+            tiers_ms=(0,),
             code_version="1",
         ),
         Signal.METRICS: SignalSpec(
@@ -83,6 +85,7 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
             sort_keys=("metric_name", "chq_tid", "chq_timestamp"),
             sort_version=3,
             frequency_ms=INGEST_FREQUENCY_MS,
+            tiers_ms=(INGEST_FREQUENCY_MS, 60_000, 300_000, 1_200_000, 3_600_000),
             code_version="1",
         ),
         Signal.TRACES: SignalSpec(
@@ -94,6 +97,7 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
             sort_keys=("span_trace_id", "chq_tsns"),
             sort_version=None,
             frequency_ms=0,
+            tiers_ms=(0,),
             code_version="1",
         ),
     }

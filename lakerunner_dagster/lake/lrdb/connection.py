@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -82,6 +83,13 @@ class Lrdb:
         with self.transaction() as conn:
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield conn
+
+    def clock(self) -> datetime:
+        """What lrdb's clock says: times that transactions of different processes compare are read from it alone."""
+        with self.connection() as conn:
+            row = conn.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None  # noqa: S101  # a SELECT without FROM has one row
+        return row[0]  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close every connection; the object cannot be used any more."""

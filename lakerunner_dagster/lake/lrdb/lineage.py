@@ -17,7 +17,7 @@ from lakerunner_dagster.lake.errors import RequestRefused
 from lakerunner_dagster.lake.lrdb import segments
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.rows import RAW_OBJECT, raw_object
-from lakerunner_dagster.lake.model import Output, RawObject, RawState, Source
+from lakerunner_dagster.lake.model import Output, RawObject, RawState, Source, segment_key
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
@@ -57,9 +57,13 @@ class MadeSegment:
     @property
     def key(self) -> str:
         """Object key (contract, spec/segments.md)."""
-        return (
-            f"db/{self.source.organization_id}/{self.source.collector}/{self.dateint}/{self.signal}/{self.hour:02d}/"
-            f"tbl_{self.segment_id}.parquet"
+        return segment_key(
+            self.source.organization_id,
+            self.source.collector,
+            dateint=self.dateint,
+            signal=self.signal,
+            hour=self.hour,
+            segment_id=self.segment_id,
         )
 
 

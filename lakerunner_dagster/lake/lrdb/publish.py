@@ -11,10 +11,11 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.lrdb import conservation, lineage, outbox, segments, swap
+from lakerunner_dagster.lake.lrdb import conservation, deletions, lineage, outbox, segments, swap
 from lakerunner_dagster.lake.lrdb import ledger as books
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.leases import hold
@@ -49,13 +50,15 @@ def publish_ingest(
     *,
     ledger: LedgerEntry,
     code_version: str,
+    written_since: datetime,
     messages: Sequence[Message],
 ) -> None:
     """End a box: its segments are published, its raw objects ended, and everything about it is written.
 
-    The segments' objects are in the store and the day leaves exist (``partitions``). LeaseLost when the box is another
-    run's by now, ConservationBreach when the numbers do not add up, SwapConflict when the box has other members than
-    those with an outcome, or a segment is there already: nothing is changed then.
+    The segments' objects were put into the store after ``written_since`` (``Lrdb.clock``), and the day leaves exist
+    (``partitions``). LeaseLost when the box is another run's by now, ConservationBreach when the numbers do not add up,
+    SwapConflict when the box has other members than those with an outcome, a segment is there already, or its object
+    may have been deleted since: nothing is changed then.
     """
     source = box.source
     hold(conn, box.lease, source.organization_id)
@@ -65,6 +68,8 @@ def publish_ingest(
     conservation.require_outputs_stand_on_inputs(outputs)
     conservation.require_inputs_conserved(outputs, outcomes)
     conservation.require_ledger(ledger, outputs, read=sum(outcome.records_read for outcome in outcomes))
+    segments.lock_swaps(conn, source, box.signal, SIGNALS[box.signal].frequency_ms)
+    deletions.require_kept(conn, source.organization_id, _ids(outputs), written_since)
     swap.insert(conn, [output.segment for output in outputs])
     _end_objects(conn, box, outcomes)
     lineage.add(conn, outputs, operation=ledger.operation, run_id=ledger.run_id, code_version=code_version)
@@ -72,6 +77,10 @@ def publish_ingest(
     outbox.add(conn, messages)
     _learn_ratio(conn, box)
     _end_box(conn, box, outputs, outcomes)
+
+
+def _ids(outputs: Iterable[Output]) -> list[int]:
+    return [output.segment.segment_id for output in outputs]
 
 
 def _require_members(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome]) -> None:
@@ -174,6 +183,7 @@ def replace_hour(
     ledger: LedgerEntry,
     code_version: str,
     run_id: str,
+    written_since: datetime,
     messages: Sequence[Message],
 ) -> swap.Replaced:
     """Make ``outputs`` what readers see of an hour, in place of all that they see now.
@@ -181,7 +191,8 @@ def replace_hour(
     ``read_inputs`` are the raw objects that were read to their end: nothing that stands on another is taken away, so
     that an object which is gone, or which came in meanwhile, costs no record (SwapConflict). Only ingested objects may
     be in outputs: others come through their box. ``ledger.records_read`` counts the hour's accepted records.
-    Outputs that are there already stay, without a message. Objects and leaves as for :func:`publish_ingest`.
+    Outputs that are there already stay, without a message. Objects, ``written_since`` and leaves as for
+    :func:`publish_ingest`.
     """
     for output in outputs:
         conservation.require_place(output.segment, source, signal, frequency_ms)
@@ -190,6 +201,7 @@ def replace_hour(
     conservation.require_outputs_stand_on_inputs(outputs)
     conservation.require_ledger(ledger, outputs, read=ledger.records_read)
     segments.lock_swaps(conn, source, signal, frequency_ms)
+    deletions.require_kept(conn, source.organization_id, _ids(outputs), written_since)
     _require_ingested(conn, source, read_inputs, outputs)
     published = segments.lock_published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour)
     _require_read(conn, source, published, read_inputs)

@@ -64,6 +64,17 @@ def unpublish(conn: Conn, segments: Iterable[Segment]) -> None:
         )
 
 
+def delete_unpublished(conn: Conn, source: Source, signal: Signal, dateint: int, segment_ids: Sequence[int]) -> None:
+    """Take the rows of segments away whose objects are gone; one that is published stays."""
+    conn.execute(
+        sql.SQL(
+            "DELETE FROM {table} WHERE organization_id = %s AND dateint = %s AND instance_num = %s"
+            " AND segment_id = ANY(%s) AND NOT published"
+        ).format(table=_table(signal)),
+        (source.organization_id, dateint, source.instance_num, list(segment_ids)),
+    )
+
+
 def published_segments(
     conn: Conn, source: Source, signal: Signal, dateint: int, *, frequency_ms: int, hour: int | None = None
 ) -> list[Segment]:

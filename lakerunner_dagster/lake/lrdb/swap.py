@@ -6,14 +6,14 @@ What does not: which segments may replace which, and what else must become true 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from psycopg.errors import UniqueViolation
 
 from lakerunner_dagster.lake.errors import SwapConflict
-from lakerunner_dagster.lake.lrdb import segments
+from lakerunner_dagster.lake.lrdb import faults, segments
 from lakerunner_dagster.lake.model import LedgerEntry, Segment, Source
 
 if TYPE_CHECKING:
@@ -43,17 +43,18 @@ def swap(
 ) -> Replaced:
     """Make ``wanted`` what readers see in place of ``published``, all of it of one source, signal, tier and day.
 
-    The published segments are locked (``segments.lock_published``). SwapConflict where a wanted one has been deleted.
+    The published segments are locked (``segments.lock_published``), and the objects of the wanted ones are there
+    (``deletions.require_kept``). SwapConflict where the row of a wanted one has vanished.
     """
     seen = {segment.segment_id: segment for segment in published}
     wanted_ids = [segment.segment_id for segment in wanted]
     kept = {segment.segment_id for segment in wanted if _says_the_same(segment, seen.get(segment.segment_id))}
     known = segments.known_ids(conn, source, ledger.signal, ledger.dateint, wanted_ids) - kept
     gone = [segment for segment in published if segment.segment_id not in set(wanted_ids)]
-    segments.unpublish(conn, gone)
-    note_superseded(conn, gone, wanted_ids, ledger)
+    supersede(conn, gone, wanted_ids, operation=ledger.operation, run_id=ledger.run_id)
     insert(conn, [segment for segment in wanted if segment.segment_id not in known | kept])
     _republish(conn, source, [segment for segment in wanted if segment.segment_id in known])
+    faults.forget(conn, source.organization_id, wanted_ids)  # their objects have just been written
     return Replaced(
         kept=tuple(sorted(kept)),
         inserted=tuple(sorted(set(wanted_ids) - known - kept)),
@@ -69,8 +70,11 @@ def _says_the_same(wanted: Segment, published: Segment | None) -> bool:
     )
 
 
-def note_superseded(conn: Conn, gone: Iterable[Segment], replaced_by: Sequence[int], ledger: LedgerEntry) -> None:
-    """Say when segments were unpublished, and what readers see instead (nothing, where none is named)."""
+def supersede(conn: Conn, gone: Sequence[Segment], replaced_by: Sequence[int], *, operation: str, run_id: str) -> None:
+    """Unpublish segments, and say when and what readers see instead (nothing, where none is named)."""
+    segments.unpublish(conn, gone)
+    for organization_id in {segment.organization_id for segment in gone}:
+        faults.forget(conn, organization_id, [segment.segment_id for segment in gone])
     with conn.cursor() as cursor:
         cursor.executemany(
             """
@@ -86,8 +90,8 @@ def note_superseded(conn: Conn, gone: Iterable[Segment], replaced_by: Sequence[i
                     segment.frequency_ms,
                     segment.dateint,
                     segment.segment_id,
-                    ledger.operation,
-                    ledger.run_id,
+                    operation,
+                    run_id,
                     list(replaced_by),
                 )
                 for segment in gone
@@ -98,7 +102,7 @@ def note_superseded(conn: Conn, gone: Iterable[Segment], replaced_by: Sequence[i
 def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
     """Segments that were superseded, or whose object has been written anew: their rows say what is there now.
 
-    Whoever deletes superseded objects holds the supersession's row meanwhile: taking it away here waits for that.
+    None of them is about to be deleted, or was while its object was written (``deletions.require_kept``).
     """
     conn.execute(
         "DELETE FROM supersessions WHERE organization_id = %s AND segment_id = ANY(%s)",
@@ -106,7 +110,7 @@ def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
     )
     for segment in again:
         if segments.rewrite(conn, segment) == 0:
-            raise SwapConflict(f"segment {segment.key} was deleted while it was published again: do the work again")
+            raise SwapConflict(f"segment {segment.key} lost its row while it was published again: do the work again")
 
 
 def insert(conn: Conn, new: Sequence[Segment]) -> None:

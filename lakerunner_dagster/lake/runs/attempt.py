@@ -60,6 +60,7 @@ class _Attempt:
         self._heartbeat = heartbeat
         self._started = time.monotonic()
         self._now_ms = int(time.time() * 1000)
+        self._written_since = lake.lrdb.clock()
         self._recipe = Recipe(box.source, box.signal, OPERATION, ingest_dateint=dateint_of(self._now_ms))
         self._members = {member.raw_object_id: member for member in box.members}
         self._ingested: list[ObjectOutcome] = []
@@ -86,6 +87,7 @@ class _Attempt:
                 [*self._ingested, *(aside.outcome for aside in self._aside)],
                 ledger=step.ledger_entry(OPERATION, self._rollup_count),
                 code_version=SIGNALS[box.signal].code_version,
+                written_since=self._written_since,
                 messages=announcements(step.segments, self._now_ms),
             )
         return step

@@ -209,6 +209,7 @@ class _Recomputation:
         self._reader.read.update(strays)
         self._standing: dict[Hour, dict[int, RawObject]] = {}
         self._computed: dict[Hour, _Computed] = {}
+        self._written_since = lake.lrdb.clock()
 
     def compute(self, first: Hour) -> None:
         """Compute hours, from ``first`` on, until what all their objects give is what readers would see of them."""
@@ -285,6 +286,7 @@ class _Recomputation:
             ledger=replace(ledger, dateint=hour.dateint, records_read=step.records_written, rejected={}),
             code_version=ledger.code_version,
             run_id=task.run_id,
+            written_since=self._written_since,
             messages=announcements(step.segments, time.time_ns() // 1_000_000),
         )
         return len(replaced.superseded)

@@ -20,6 +20,8 @@ FILLED = (
     "lineage",
     "ledger",
     "supersessions",
+    "deletions",
+    "segment_faults",
     "log_seg",
     "metric_seg",
     "trace_seg",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lakerunner_dagster.lake.errors import ConservationBreach, LakeError, SwapConflict
+from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
 from lakerunner_dagster.lake.lrdb import check, lineage, outbox, publish, segments, swap
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import HOUR_MS, Message, Segment, Source
@@ -241,25 +241,6 @@ def test_a_rebuild_beside_ingest_loses_nothing_and_doubles_nothing(lrdb: Lrdb, e
             future.result()
     assert visible_records(lrdb) == 60 + 80
     assert records
-    assert no_breaches(lrdb)
-
-
-def test_a_superseded_segment_that_is_being_deleted_is_not_published_again(lrdb: Lrdb, edge: Source) -> None:
-    """The deleter holds the supersession's row while it deletes the object: a rebuild waits, and starts over."""
-    box, first = ingest(lrdb, edge)
-    records = {member.raw_object_id: 10 for member in box.members}
-    replace_hour(lrdb, edge, [output(edge, records)], records)
-    with ThreadPoolExecutor(1) as pool:
-        with lrdb.transaction() as conn:
-            conn.execute("DELETE FROM supersessions WHERE segment_id = %s", (first.segment.segment_id,))
-            waiting = pool.submit(replace_hour, lrdb, edge, [first], records)
-            wait_for_a_lock(lrdb, waiting)
-            conn.execute("DELETE FROM log_seg WHERE segment_id = %s", (first.segment.segment_id,))
-        error = waiting.exception(timeout=60)
-    assert isinstance(error, SwapConflict)
-    assert "deleted while" in str(error)
-    assert isinstance(error, LakeError)
-    assert replace_hour(lrdb, edge, [first], records).inserted == (first.segment.segment_id,)
     assert no_breaches(lrdb)
 
 

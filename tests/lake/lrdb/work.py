@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -225,6 +226,7 @@ def publish_box(
     *,
     messages: Iterable[Message] = (),
     entry: LedgerEntry | None = None,
+    written_since: datetime | None = None,
 ) -> list[Output]:
     """A run's end of a box; by default every member gave ten records to one segment. The outputs."""
     ids = [member.raw_object_id for member in box.members]
@@ -238,6 +240,7 @@ def publish_box(
     booked = ledger(box.source, box.signal, outputs, run=box.lease.run_id, box_id=box.lease.box_id, rejected=rejected)
     days = {out.segment.dateint for out in outputs}
     ensure_partitions(lrdb, box.signal, box.source.organization_id, days)
+    began = written_since or lrdb.clock()
     with lrdb.transaction() as conn:
         publish.publish_ingest(
             conn,
@@ -246,6 +249,7 @@ def publish_box(
             outcomes,
             ledger=entry or booked,
             code_version=CODE,
+            written_since=began,
             messages=list(messages),
         )
     return list(outputs)
@@ -269,6 +273,7 @@ def swap_hour(
     run: str = "rebuild",
     start_ms: int = NOON_MS,
     messages: Iterable[Message] = (),
+    written_since: datetime | None = None,
 ) -> swap.Replaced:
     """A rebuild's swap of the hour of ``start_ms``, in a transaction of the caller's."""
     return publish.replace_hour(
@@ -283,6 +288,7 @@ def swap_hour(
         ledger=ledger(source, signal, outputs, run=run, operation="rebuild", dateint=dateint_of(start_ms)),
         code_version=CODE,
         run_id=run,
+        written_since=written_since or datetime.now(UTC),
         messages=list(messages),
     )
 

@@ -1,0 +1,56 @@
+"""What retention takes out of readers' sight: whole days of a tier, as if superseded by nothing.
+
+What belongs here: finding and unpublishing such days. What does not: how long anything is kept (``profiles``), deleting
+(``deletions``), the leaves (``partitions``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from lakerunner_dagster.lake.lrdb import segments, swap
+from lakerunner_dagster.lake.model import Segment, Source
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
+
+if TYPE_CHECKING:
+    from lakerunner_dagster.lake.lrdb.connection import Conn
+
+OPERATION = "retention"
+"""What supersessions call it. These notes stay when the objects are gone: they tell what has expired from what is lost.
+"""
+
+
+class TierDay(NamedTuple):
+    """A day of one tier of a source: ``frequency_ms`` is 0 for logs and traces."""
+
+    instance_num: int
+    frequency_ms: int
+    dateint: int
+
+
+def published_days(conn: Conn, organization_id: UUID, signal: Signal, before: int) -> list[TierDay]:
+    """The days before ``before`` (YYYYMMDD) of which readers see anything, by source, tier and day."""
+    spec = SIGNALS[signal]
+    rows = conn.execute(
+        sql.SQL("""
+        SELECT DISTINCT instance_num, {tier}, dateint FROM {table}
+        WHERE organization_id = %s AND dateint < %s AND published ORDER BY 1, 2, 3
+        """).format(
+            table=sql.Identifier(spec.segment_table), tier=sql.SQL("frequency_ms" if spec.frequency_ms else "0")
+        ),
+        (organization_id, before),
+    )
+    return [TierDay(*row) for row in rows]
+
+
+def expire(
+    conn: Conn, source: Source, signal: Signal, *, frequency_ms: int, dateint: int, run_id: str
+) -> list[Segment]:
+    """Take a day of a tier out of readers' sight; its segments. They are deleted as superseded ones are."""
+    segments.lock_swaps(conn, source, signal, frequency_ms)
+    gone = segments.published_segments(conn, source, signal, dateint, frequency_ms=frequency_ms)
+    swap.supersede(conn, gone, [], operation=OPERATION, run_id=run_id)
+    return gone
