@@ -63,14 +63,15 @@ class Measured:
         return median(self.speeds[1:])
 
 
-def _payload(data: bytes, ordinal: int) -> RawPayload:
+def payload_of(data: bytes, ordinal: int) -> RawPayload:
+    """A decompressed raw file as a run hands it on."""
     key = f"otel-raw/{SOURCE.organization_id}/edge/{ordinal}.binpb.gz"
     return RawPayload(ordinal, key, raw_identity("bench", key, "etag"), NOW_MS, data)
 
 
 def ingest(signal: Signal, files: list[bytes]) -> int:
     """The product's path for one box: decompress, decode, split, build. Returns the records written."""
-    payloads = [_payload(decompress(data, "bench", LIMITS), ordinal) for ordinal, data in enumerate(files)]
+    payloads = [payload_of(decompress(data, "bench", LIMITS), ordinal) for ordinal, data in enumerate(files)]
     decoded = decode(signal, payloads, SOURCE.organization_id, LIMITS)
     written = 0
     for _dateint, _hour, rows in split_by_hour(decoded.table):
@@ -93,7 +94,7 @@ def plain(signal: Signal, files: list[bytes]) -> int:
     rows = []
     for ordinal, data in enumerate(files):
         accepted, _rejected = decode_rows(
-            signal, _payload(gzip.decompress(data), ordinal), SOURCE.organization_id, LIMITS
+            signal, payload_of(gzip.decompress(data), ordinal), SOURCE.organization_id, LIMITS
         )
         rows.extend(accepted)
     names = list(dict.fromkeys(name for row in rows for name in row))

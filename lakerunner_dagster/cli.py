@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lakerunner_dagster.commands import bucket, lrdb, notify, organization, quarantine, services
+from lakerunner_dagster.commands import bucket, lrdb, maintain, notify, organization, quarantine, services
 from lakerunner_dagster.commands.dev import dev
 from lakerunner_dagster.commands.doctor import doctor
 from lakerunner_dagster.commands.lineage import show_lineage
@@ -33,6 +33,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(organization.app, name="organization")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(lrdb.app, name="lrdb")
+app.add_typer(maintain.app, name="maintain")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import dagster as dg
 
 from lakerunner_dagster.assets.raw import raw_asset
-from lakerunner_dagster.assets.segments import segment_asset
+from lakerunner_dagster.assets.segments import stage_asset
 from lakerunner_dagster.checks.standing import standing_checks
-from lakerunner_dagster.jobs.ingest import ingest_job
+from lakerunner_dagster.jobs.drain import drain_job
+from lakerunner_dagster.jobs.maintenance import maintenance_job, maintenance_schedule
+from lakerunner_dagster.lake.maintenance.jobs import JOBS
 from lakerunner_dagster.lake.signals import SIGNALS
+from lakerunner_dagster.lake.stages import STAGES
 from lakerunner_dagster.resources.lake import LakeResource
 from lakerunner_dagster.sensors.boxer import boxer_sensor
 from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
@@ -19,13 +22,14 @@ from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
 defs = dg.Definitions(
     assets=[
         *(raw_asset(spec) for spec in SIGNALS.values()),
-        *(segment_asset(spec) for spec in SIGNALS.values()),
+        *(stage_asset(stage) for stage in STAGES.values()),
     ],
-    asset_checks=[standing_checks(spec) for spec in SIGNALS.values()],
-    jobs=[ingest_job(spec) for spec in SIGNALS.values()],
+    asset_checks=[standing_checks(stage) for stage in STAGES.values()],
+    jobs=[*(drain_job(stage) for stage in STAGES.values()), *(maintenance_job(job) for job in JOBS)],
+    schedules=[maintenance_schedule(job) for job in JOBS],
     sensors=[
-        *(boxer_sensor(spec) for spec in SIGNALS.values()),
-        *(dispatcher_sensor(spec) for spec in SIGNALS.values()),
+        *(boxer_sensor(stage) for stage in STAGES.values()),
+        *(dispatcher_sensor(stage) for stage in STAGES.values()),
     ],
     resources={"lake": LakeResource()},
     # A run is one step of one asset: a process of its own for it would cost seconds and share nothing.

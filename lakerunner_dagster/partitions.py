@@ -65,6 +65,21 @@ class DaySource:
         return dg.MultiPartitionKey({DATE: date_of(self.dateint).isoformat(), SOURCE: self.source_key})
 
 
+class SourcePartitions:
+    """The sources that a Dagster instance shows, for maintenance to remove those that are gone."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def keys(self) -> list[str]:
+        """Their keys, ``{organization name}/{collector}``."""
+        return list(self._instance.get_dynamic_partitions(SOURCES_NAME))
+
+    def remove(self, key: str) -> None:
+        """Show this one no longer; what was materialised stays in Dagster's history, and comes back with the key."""
+        self._instance.delete_dynamic_partition(SOURCES_NAME, key)
+
+
 def new_sources(instance: dg.DagsterInstance, source_keys: Iterable[str]) -> list[dg.AddDynamicPartitionsRequest]:
     """The request (none or one) that adds those of the source keys that are no partition yet."""
     known = set(instance.get_dynamic_partitions(SOURCES_NAME))

@@ -14,12 +14,14 @@ from tests.lake.world import Place, World, world_in
 
 
 def environment(place: Place) -> dict[str, str]:
-    """The variables that lead to a world; boxes close at once, and given-back boxes may be claimed at once."""
+    """The variables that lead to a world: boxes close at once, compaction waits for nothing, nor does a retry."""
     return {
         "LAKERUNNER_DATABASE_URL": place.url,
         "LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS": place.bootstrap,
         "LAKERUNNER_KAFKA_TOPIC_PREFIX": place.prefix,
         "LAKERUNNER_BOX_AGE_SECONDS": "0",
+        "LAKERUNNER_COMPACTION_SETTLE_SECONDS": "0",
+        "LAKERUNNER_COMPACTION_GATHER_SECONDS": "0",
         "LAKERUNNER_RETRY_BACKOFF_SECONDS": "0",
     }
 

@@ -9,6 +9,7 @@ import dagster as dg
 import yaml  # type: ignore[import-untyped]
 
 from lakerunner_dagster.definitions import defs
+from lakerunner_dagster.lake.stages import STAGES
 from lakerunner_dagster.partitions import DAY_BY_SOURCE
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,10 @@ def test_the_assets_are_those_of_the_design() -> None:
         "log_segments": {**cooked, "upstream": ["raw_logs"]},
         "metric_segments": {**cooked, "upstream": ["raw_metrics"]},
         "trace_segments": {**cooked, "upstream": ["raw_traces"]},
+        **{
+            f"compacted_{signal}_segments": {**cooked, "group": "compacted", "upstream": [f"{signal}_segments"]}
+            for signal in SIGNALS
+        },
     }
     for spec in specs.values():
         assert spec.partitions_def == DAY_BY_SOURCE
@@ -51,9 +56,8 @@ def test_the_assets_are_those_of_the_design() -> None:
 def test_only_the_segments_can_be_materialised_and_a_month_of_a_source_is_one_run() -> None:
     graph = defs.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
-        "log_segments",
-        "metric_segments",
-        "trace_segments",
+        *(f"{signal}_segments" for signal in SIGNALS),
+        *(f"compacted_{signal}_segments" for signal in SIGNALS),
     }
     for key in graph.materializable_asset_keys:
         assert graph.get(key).backfill_policy == dg.BackfillPolicy.single_run()
@@ -61,27 +65,29 @@ def test_only_the_segments_can_be_materialised_and_a_month_of_a_source_is_one_ru
 
 def test_every_segment_asset_has_its_checks() -> None:
     checks = {(key.asset_key.to_user_string(), key.name) for key in defs.resolve_asset_graph().asset_check_keys}
+    ingested, compacted = ("conservation", "freshness", "quarantined_files"), ("conservation", "small_file_debt")
     assert checks == {
-        (f"{signal}_segments", name)
-        for signal in SIGNALS
-        for name in ("conservation", "freshness", "quarantined_files")
+        *((f"{signal}_segments", name) for signal in SIGNALS for name in ingested),
+        *((f"compacted_{signal}_segments", name) for signal in SIGNALS for name in compacted),
     }
 
 
 def test_the_sensors_run_as_soon_as_dagster_does() -> None:
     sensors = {sensor.name: sensor.default_status for sensor in defs.get_repository_def().sensor_defs}
     assert sensors == {
-        f"{signal}_{role}": dg.DefaultSensorStatus.RUNNING
+        f"{signal}_{operation}_{role}": dg.DefaultSensorStatus.RUNNING
         for signal in ("logs", "metrics", "traces")
+        for operation in ("ingest", "compact")
         for role in ("boxer", "dispatcher")
     }
 
 
-def test_an_ingest_run_is_its_asset_and_the_check_within() -> None:
+def test_a_dispatched_run_is_its_asset_and_the_check_within() -> None:
     for signal, asset in (("logs", "log_segments"), ("metrics", "metric_segments"), ("traces", "trace_segments")):
-        graph = defs.resolve_job_def(f"ingest_{signal}").asset_layer.asset_graph
-        assert {check.name for check in graph.asset_check_keys} == {"conservation"}
-        assert {key.to_user_string() for key in graph.materializable_asset_keys} == {asset}
+        for job, made in ((f"ingest_{signal}", asset), (f"compact_{signal}", f"compacted_{asset}")):
+            graph = defs.resolve_job_def(job).asset_layer.asset_graph
+            assert {check.name for check in graph.asset_check_keys} == {"conservation"}
+            assert {key.to_user_string() for key in graph.materializable_asset_keys} == {made}
 
 
 def test_runs_share_their_process_and_hold_no_configuration() -> None:
@@ -93,4 +99,9 @@ def test_runs_share_their_process_and_hold_no_configuration() -> None:
 def test_the_run_queue_has_a_lane_for_every_segment_asset() -> None:
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     limits = {limit["key"] for limit in instance["run_coordinator"]["config"]["tag_concurrency_limits"]}
-    assert limits == {"lakerunner/trigger", *(f"lakerunner/lane.{signal}_segments" for signal in SIGNALS)}
+    assert limits == {
+        "lakerunner/background",
+        "lakerunner/maintenance",
+        "lakerunner/trigger",
+        *(f"lakerunner/lane.{stage.asset}" for stage in STAGES.values()),
+    }

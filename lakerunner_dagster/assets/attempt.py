@@ -14,10 +14,11 @@ from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.runs.ingest import drain
+from lakerunner_dagster.lake.runs.drain import drain
+from lakerunner_dagster.lake.runs.full_compaction import compact_day
 from lakerunner_dagster.lake.runs.rebuild import rebuild
 from lakerunner_dagster.lake.runs.report import Step
-from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.partitions import DaySource
 
 
@@ -36,10 +37,14 @@ class Attempt:
         return self.boxes + self.hours
 
 
+_WHOLE = {Operation.INGEST: rebuild, Operation.COMPACT: compact_day}
+"""What materialising a partition does, by what its stage does."""
+
+
 def attempt(
-    lake: Lake, signal: Signal, partition: DaySource, *, trigger: Trigger, run_id: str, log: logging.Logger
+    lake: Lake, stage: Stage, partition: DaySource, *, trigger: Trigger, run_id: str, log: logging.Logger
 ) -> Attempt:
-    """Drain the partition for a dispatcher, rebuild it for a person. It raises nothing: errors are in the result."""
+    """Drain the partition for a dispatcher, do it as a whole for a person. Errors are in the result, none is raised."""
     boxes: list[Step] = []
     hours: list[Step] = []
 
@@ -51,9 +56,9 @@ def attempt(
     try:
         source = _source(lake, partition)
         if trigger is Trigger.DISPATCHER:
-            drain(lake, signal, source, partition.dateint, run_id=run_id, on_box=on_step)
+            drain(lake, stage, source, partition.dateint, run_id=run_id, on_step=on_step)
         else:
-            rebuild(lake, signal, source, partition.dateint, run_id=run_id, on_hour=on_step)
+            _WHOLE[stage.operation](lake, stage.signal, source, partition.dateint, run_id=run_id, on_step=on_step)
     except Exception as caught:  # the run raises at its end, when every partition has had its turn
         log.exception("%s is not complete", partition.key)
         error = caught

@@ -1,9 +1,9 @@
-"""The ingested segments: one asset for each signal, from one factory.
+"""The segments, ingested and compacted: one asset for each stage, from one factory.
 
 What belongs here: what Dagster is told of the assets. What does not: the work (``assets.attempt``), its events
 (``assets.events``), and which run is started when (``sensors``).
 
-A run that a dispatcher started drains what waits for its partition; any other rebuilds it.
+A run that a dispatcher started drains what waits for its partition; any other does the partition anew, as a whole.
 """
 
 # No postponed annotations here: Dagster reads those of the decorated function as they stand.
@@ -20,44 +20,45 @@ from lakerunner_dagster.assets.metadata import Metadata
 from lakerunner_dagster.checks.conservation import conservation_spec
 from lakerunner_dagster.instance.lanes import trigger_of
 from lakerunner_dagster.lake.segments.columns import FIXED_COLUMNS
-from lakerunner_dagster.lake.signals import SignalSpec
+from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.partitions import DAY_BY_SOURCE, DaySource
 from lakerunner_dagster.resources.lake import LakeResource
 
 
-def segment_asset(spec: SignalSpec) -> dg.AssetsDefinition:
-    """The asset of a signal's ingested segments."""
+def stage_asset(stage: Stage) -> dg.AssetsDefinition:
+    """The asset of the segments that a stage makes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy: without it, a month is as many runs as days
 
         @dg.asset(
-            name=spec.segment_asset,
-            deps=[spec.raw_asset],
-            group_name="segments",
+            name=stage.asset,
+            deps=[stage.upstream],
+            group_name=stage.group,
             kinds={"parquet", "python"},
             owners=OWNERS,
             partitions_def=DAY_BY_SOURCE,
             output_required=False,  # a drain may find that another run was faster: it has materialised nothing
             backfill_policy=dg.BackfillPolicy.single_run(),
-            code_version=spec.code_version,
-            check_specs=[conservation_spec(spec)],
-            description=_description(spec),
-            metadata=_static_metadata(spec),
+            code_version=stage.code_version,
+            check_specs=[conservation_spec(stage)],
+            description=_DESCRIPTIONS[stage.operation](stage),
+            metadata=_static_metadata(stage),
         )
         def segments(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Event]:
             trigger = trigger_of(context.run.tags)
             run_id = context.run.run_id
             with lake.open() as opened:
                 attempts = [
-                    attempt(opened, spec.signal, partition, trigger=trigger, run_id=run_id, log=context.log)
+                    attempt(opened, stage, partition, trigger=trigger, run_id=run_id, log=context.log)
                     for partition in map(DaySource.of, context.partition_keys)
                 ]
-            yield from events(context, spec, attempts, trigger)
+            yield from events(context, stage, attempts, trigger)
 
     return segments
 
 
-def _description(spec: SignalSpec) -> str:
+def _of_ingest(stage: Stage) -> str:
+    spec = stage.spec
     return (
         f"Parquet segments of {spec.signal}, sorted by {', '.join(spec.sort_keys)}, registered in lrdb's "
         f"`{spec.segment_table}`. One partition is one UTC day of one source.\n\n"
@@ -67,7 +68,21 @@ def _description(spec: SignalSpec) -> str:
     )
 
 
-def _static_metadata(spec: SignalSpec) -> Metadata:
+def _of_compaction(stage: Stage) -> str:
+    return (
+        f"Segments of {stage.signal}, merged towards LAKERUNNER_COMPACTION_TARGET_BYTES, so that a query reads few. "
+        "What is merged takes the place of its inputs in one transaction; no record is changed.\n\n"
+        "It goes on by itself: the boxer looks at every hour with small segments, and the dispatcher starts a run "
+        "where there is something to merge. **Materialising a partition merges its day down to its final files**; "
+        "doing it twice changes nothing. A segment that cannot be read is set aside (`lakerunner quarantine list`)."
+    )
+
+
+_DESCRIPTIONS = {Operation.INGEST: _of_ingest, Operation.COMPACT: _of_compaction}
+
+
+def _static_metadata(stage: Stage) -> Metadata:
+    spec = stage.spec
     columns = [dg.TableColumn(column.name, str(column.type)) for column in FIXED_COLUMNS[spec.signal]]
     return {
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),

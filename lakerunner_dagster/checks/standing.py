@@ -1,57 +1,71 @@
-"""The standing checks: those that look at all of a signal, whatever ran last.
+"""The standing checks: those that look at all of a stage, whatever ran last.
 
-What belongs here: evaluating them on lrdb, for a person's click and for the boxer's sensor. What does not: judging
-(``checks.freshness``, ``checks.quarantine``).
+What belongs here: which there are, and evaluating them on lrdb, for a person's click and for the boxer's sensor. What
+does not: judging (``checks.freshness``, ``checks.quarantine``, ``checks.debt``).
 
-They are not part of ingest runs: a lake that stands still has no runs, and is late all the same.
+They are not part of a stage's runs: a lake that stands still has no runs, and is late all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import dagster as dg
 
-from lakerunner_dagster.checks import freshness, quarantine
-from lakerunner_dagster.lake.lrdb.boxes import ingest_stage
+from lakerunner_dagster.checks import debt, freshness, quarantine
+from lakerunner_dagster.lake.lrdb import debt as owed
 from lakerunner_dagster.lake.lrdb.profiles import organizations
 from lakerunner_dagster.lake.lrdb.quarantine import SetAside, set_aside
 from lakerunner_dagster.lake.lrdb.status import status
 from lakerunner_dagster.lake.model import RawState
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.signals import SignalSpec
+from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.resources.lake import LakeResource
 
 EXAMPLES = 20
 """Latest objects set aside that are looked at, for each organization."""
 
+_DESCRIPTIONS: Mapping[Operation, Mapping[str, str]] = MappingProxyType(
+    {
+        Operation.INGEST: {freshness.NAME: freshness.DESCRIPTION, quarantine.NAME: quarantine.DESCRIPTION},
+        Operation.COMPACT: {debt.NAME: debt.DESCRIPTION},
+    }
+)
+"""The checks of a stage's asset, by name."""
 
-def standing_checks(spec: SignalSpec) -> dg.AssetChecksDefinition:
-    """The standing checks of a signal's segments, as a person runs them."""
+
+def standing_checks(stage: Stage) -> dg.AssetChecksDefinition:
+    """The standing checks of a stage's asset, as a person runs them."""
 
     @dg.multi_asset_check(
-        name=f"{spec.segment_asset}_standing_checks",
+        name=f"{stage.asset}_standing_checks",
         specs=[
-            dg.AssetCheckSpec(freshness.NAME, asset=spec.segment_asset, description=freshness.DESCRIPTION),
-            dg.AssetCheckSpec(quarantine.NAME, asset=spec.segment_asset, description=quarantine.DESCRIPTION),
+            dg.AssetCheckSpec(name, asset=stage.asset, description=description)
+            for name, description in _DESCRIPTIONS[stage.operation].items()
         ],
     )
     def checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
         with lake.open() as opened:
-            yield from results(opened, spec)
+            yield from results(opened, stage)
 
     return checks
 
 
-def results(lake: Lake, spec: SignalSpec) -> list[dg.AssetCheckResult]:
-    """The standing checks of a signal, evaluated now."""
+def results(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
+    """The standing checks of a stage, evaluated now."""
+    return _EVALUATE[stage.operation](lake, stage)
+
+
+def _of_ingest(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
     with lake.lrdb.snapshot() as conn:
-        backlog = [row for row in status(conn) if row.stage == ingest_stage(spec.signal)]
+        backlog = [row for row in status(conn) if row.stage == stage.name]
         latest = [
             item
             for organization in organizations(conn)
             for item in set_aside(conn, organization.organization_id, EXAMPLES)
-            if _is_out(item, spec)
+            if _is_out(item, stage)
         ]
     return [
         freshness.freshness_result(backlog, lake.settings.freshness_seconds),
@@ -59,21 +73,32 @@ def results(lake: Lake, spec: SignalSpec) -> list[dg.AssetCheckResult]:
     ]
 
 
-def evaluations(lake: Lake, spec: SignalSpec) -> list[dg.AssetCheckEvaluation]:
+def _of_compaction(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
+    with lake.lrdb.snapshot() as conn:
+        debts = owed.debt(conn, stage.signal, lake.compaction, time.time_ns() // 1_000_000)
+    return [debt.debt_result(debts)]
+
+
+_EVALUATE: Mapping[Operation, Callable[[Lake, Stage], list[dg.AssetCheckResult]]] = MappingProxyType(
+    {Operation.INGEST: _of_ingest, Operation.COMPACT: _of_compaction}
+)
+
+
+def evaluations(lake: Lake, stage: Stage) -> list[dg.AssetCheckEvaluation]:
     """The same as events that need no run."""
     return [
         dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(spec.segment_asset),
+            asset_key=dg.AssetKey(stage.asset),
             check_name=result.check_name or "",
             passed=result.passed,
             severity=result.severity,
             description=result.description,
             metadata=result.metadata,
         )
-        for result in results(lake, spec)
+        for result in results(lake, stage)
     ]
 
 
-def _is_out(item: SetAside, spec: SignalSpec) -> bool:
+def _is_out(item: SetAside, stage: Stage) -> bool:
     """Whether the object itself is set aside, not only some of its records."""
-    return item.raw.signal is spec.signal and item.state in {RawState.QUARANTINED, RawState.MISSING}
+    return item.raw.signal is stage.signal and item.state in {RawState.QUARANTINED, RawState.MISSING}

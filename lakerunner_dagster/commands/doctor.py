@@ -22,7 +22,14 @@ from lakerunner_dagster.lake.errors import ConfigurationError, LakeDatabaseUnava
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.runs.context import lrdb_url, open_bus
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings, variable_of
+from lakerunner_dagster.lake.settings import (
+    BoxPolicy,
+    CompactionPolicy,
+    Limits,
+    MaintenancePolicy,
+    Settings,
+    variable_of,
+)
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
 
 if TYPE_CHECKING:
@@ -49,7 +56,7 @@ class Finding:
 def doctor() -> None:
     """Show every setting with its value, and try each connection; topics that Kafka lacks are created."""
     settings = Settings()
-    console.print(settings_table([settings, BoxPolicy(), CompactionPolicy(), Limits()]))
+    console.print(settings_table([settings, BoxPolicy(), CompactionPolicy(), MaintenancePolicy(), Limits()]))
     if all(getattr(settings, name) is None for name in SERVERS):
         raise ConfigurationError(
             "no services are configured: `lakerunner services up` starts embedded ones and writes .env; to use your "

@@ -15,6 +15,7 @@ from rich.table import Table
 from lakerunner_dagster.commands.session import console, lrdb_snapshot, lrdb_transaction, say
 from lakerunner_dagster.lake.errors import RequestRefused
 from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
@@ -41,7 +42,7 @@ def add(
 @app.command("list")
 def list_organizations() -> None:
     """The tenants and their sources."""
-    table = Table("organization", "id", "taken in", "collectors", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("organization", "id", "taken in", "collectors", "kept", box=SIMPLE_HEAD, pad_edge=False)
     with lrdb_snapshot() as conn:
         sources = profiles.sources(conn)
         for organization in profiles.organizations(conn):
@@ -51,11 +52,43 @@ def list_organizations() -> None:
                 str(organization.organization_id),
                 "yes" if organization.enabled else "no",
                 ", ".join(own) or "none yet",
+                _kept(profiles.retentions(conn, organization.organization_id)),
             )
     if table.row_count:
         console.print(table)
     else:
         say("no organization yet: `lakerunner organization add NAME` registers one")
+
+
+def _kept(rules: list[tuple[Signal, int, int]]) -> str:
+    """What is kept for how long, where that was said: everything else stays for ever."""
+    return ", ".join(
+        f"{signal}{f' of {frequency_ms // 1000} s' if frequency_ms else ''}: {f'{days:,} days' if days else 'for ever'}"
+        for signal, frequency_ms, days in rules
+    )
+
+
+@app.command()
+def retention(
+    name: Annotated[str, NAME],
+    signal: Annotated[Signal, typer.Argument(help="What is kept.")],
+    days: Annotated[int, typer.Argument(help="Days of event time; 0 keeps for ever.", min=0, max=100_000)],
+    frequency: Annotated[
+        int | None, typer.Option(help="A metric tier by its width in seconds (10, 60, 300, 1200, 3600); unset: all.")
+    ] = None,
+) -> None:
+    """Keep a tenant's segments for so many days. Older days go within the hour; raw objects are never deleted."""
+    tiers = [tier // 1000 for tier in SIGNALS[signal].tiers_ms if tier]
+    if frequency is not None and frequency not in tiers:
+        raise RequestRefused(
+            f"{signal} have no tier of {frequency} s: "
+            + (f"they have those of {', '.join(map(str, tiers))} s" if tiers else "leave --frequency out")
+        )
+    with lrdb_transaction() as conn:
+        organization = organization_of(conn, name)
+        profiles.set_retention(conn, organization.organization_id, signal, days, (frequency or 0) * 1000)
+        rules = profiles.retentions(conn, organization.organization_id)
+    say(f"{name} keeps {_kept(rules)}")
 
 
 @app.command()

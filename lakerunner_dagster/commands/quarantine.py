@@ -14,12 +14,13 @@ import typer
 
 from lakerunner_dagster.commands.session import lrdb_snapshot, opened_lake, say
 from lakerunner_dagster.lake.errors import WorkIncomplete
-from lakerunner_dagster.lake.lrdb import dead_letters, profiles, quarantine
-from lakerunner_dagster.lake.model import RawState
+from lakerunner_dagster.lake.lrdb import dead_letters, faults, profiles, quarantine
+from lakerunner_dagster.lake.model import RawState, date_of
 from lakerunner_dagster.lake.notifications.intake import Intake
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
+    from lakerunner_dagster.lake.lrdb.faults import Fault
     from lakerunner_dagster.lake.lrdb.quarantine import SetAside
 
 _STATES = {
@@ -28,25 +29,26 @@ _STATES = {
     RawState.MISSING: "missing",
 }
 
-app = typer.Typer(no_args_is_help=True, help="Raw objects and notifications that were set aside.")
+app = typer.Typer(no_args_is_help=True, help="Raw objects, segments and notifications that were set aside.")
 
 
 @app.command("list")
 def list_items(
     limit: Annotated[int, typer.Option(help="Most objects of an organization, and most dead letters.", min=1)] = 50,
 ) -> None:
-    """Objects that are quarantined, missing or lost records, and dead letters; the latest first."""
+    """Objects that are quarantined, missing or lost records, segments that cannot be read, and dead letters."""
     with lrdb_snapshot() as conn:
-        objects = [
-            quarantine.set_aside(conn, organization.organization_id, limit)
-            for organization in profiles.organizations(conn)
-        ]
+        ids = [organization.organization_id for organization in profiles.organizations(conn)]
+        objects = [quarantine.set_aside(conn, organization_id, limit) for organization_id in ids]
+        unreadable = [faults.faults(conn, organization_id, limit) for organization_id in ids]
         letters = dead_letters.waiting(conn, limit)
     for item in chain.from_iterable(objects):
         _say_object(item)
+    for fault in chain.from_iterable(unreadable):
+        _say_fault(fault)
     for letter in letters:
         _say_letter(letter)
-    counts = [len(letters), *map(len, objects)]
+    counts = [len(letters), *map(len, objects), *map(len, unreadable)]
     if not any(counts):
         say("nothing is set aside")
     if max(counts) == limit:
@@ -62,6 +64,17 @@ def _say_object(item: SetAside) -> None:
     )
     say(f"  {item.raw.bucket}/{item.raw.key}")
     say("  ", (_without_key(item.error_text, item.raw.key) if item.error_text else counted, "dim"))
+
+
+def _say_fault(fault: Fault) -> None:
+    source, day = f"{fault.organization_name}/{fault.collector}", date_of(fault.dateint).isoformat()
+    say(
+        *((fault.item_id, "bold"), "  ", ("segment cannot be read", "red"), f"  {fault.error_class}  "),
+        f"{source}, {fault.signal}, {fault.attempts:,} times",
+    )
+    say(f"  {fault.key}")
+    say("  ", (fault.error_text, "dim"))
+    say(f"  what mends it: materialise the partition {day}|{source}, which writes its hour anew from the raw objects")
 
 
 def _say_letter(letter: DeadLetter) -> None:
@@ -80,7 +93,7 @@ def _without_key(error_text: str, key: str) -> str:
 
 
 @app.command()
-def show(item: Annotated[str, typer.Argument(help="An item as `list` names it: raw:12, dead:3.")]) -> None:
+def show(item: Annotated[str, typer.Argument(help="An item as `list` names it: raw:12, segment:7, dead:3.")]) -> None:
     """Everything that is known of one item, as JSON."""
     with lrdb_snapshot() as conn:
         found = quarantine.show(conn, item)
@@ -88,14 +101,18 @@ def show(item: Annotated[str, typer.Argument(help="An item as `list` names it: r
 
 
 @app.command()
-def retry(items: Annotated[list[str], typer.Argument(help="Items as `list` names them: raw:12, dead:3.")]) -> None:
-    """Send items round again: objects wait for a box, dead letters are routed anew."""
+def retry(
+    items: Annotated[list[str], typer.Argument(help="Items as `list` names them: raw:12, segment:7, dead:3.")],
+) -> None:
+    """Send items round again: objects wait for a box, segments are read again, dead letters are routed anew."""
     with opened_lake() as lake:
         with lake.lrdb.transaction() as conn:
             retried = quarantine.retry(conn, dict.fromkeys(items))
         sent = Intake(lake.lrdb, lake.bus, lake.settings).replay(retried.letters)
     if retried.pending:
         say(f"{len(retried.pending):,} of the objects wait for a box again")
+    if retried.due:
+        say(f"{len(retried.due):,} of the segments will be read again when work comes to them")
     if sent:
         say(f"{len(sent):,} of the dead letters were passed on")
     if len(sent) < len(retried.letters):

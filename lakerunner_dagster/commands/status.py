@@ -5,6 +5,7 @@ What belongs here: the tables. What does not: the counting (``lake.lrdb.status``
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -13,12 +14,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lakerunner_dagster.commands.session import console, lrdb_snapshot, say
-from lakerunner_dagster.lake.lrdb import dead_letters, outbox, profiles, status
+from lakerunner_dagster.lake.lrdb import dead_letters, debt, outbox, profiles, status
 from lakerunner_dagster.lake.model import date_of
+from lakerunner_dagster.lake.settings import CompactionPolicy, MiB
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import STAGES, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lakerunner_dagster.lake.lrdb.debt import SourceDebt
     from lakerunner_dagster.lake.lrdb.status import FailedBox, SourceStatus
 
 
@@ -31,12 +36,18 @@ def show_status() -> None:
             for organization in profiles.organizations(conn)
             for box in status.failed_boxes(conn, organization.organization_id)
         ]
+        now_ms, policy = time.time_ns() // 1_000_000, CompactionPolicy()
+        debts = [row for signal in Signal for row in debt.debt(conn, signal, policy, now_ms)]
         letters = dead_letters.count_waiting(conn)
         unsent = outbox.count(conn)
     if rows:
         console.print(status_table(rows))
     else:
         say("nothing has been notified yet")
+    if debts:
+        console.print(debt_table(debts))
+    elif rows:
+        say("compaction has nothing to do")
     if aside := sum(row.quarantined + row.missing for row in rows) + letters:
         say(f"{aside:,} objects or notifications are set aside, {letters:,} of them dead letters: ", QUARANTINE)
     if unsent:
@@ -86,9 +97,31 @@ _COLUMNS = (
 )
 
 
+def debt_table(debts: Sequence[SourceDebt]) -> Table:
+    """What compaction has to do, a row for each source and stage that owes anything."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for heading in ("source", "stage"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("hours not\nsettled", "segments\nbelow target", "MiB below\ntarget", "merges\nto come"):
+        table.add_column(heading, justify="right")
+    table.add_column("which\ntake s", justify="right")
+    table.add_column("set\naside", justify="right", style="red")
+    for row in sorted(debts, key=attrgetter("source", "stage")):
+        table.add_row(
+            row.source,
+            row.stage,
+            *map(_number, (row.hours, row.segments, row.bytes / MiB, row.merges, row.drain_seconds)),
+            _number(row.aside or None),
+        )
+    return table
+
+
+_MEMBERS = {Operation.INGEST: "objects", Operation.COMPACT: "segments"}
+
+
 def _say_failed(box: FailedBox) -> None:
     day = date_of(box.dateint).isoformat()
-    what = f"{box.stage} of {box.source}, {day}, {box.members:,} objects"
+    what = f"{box.stage} of {box.source}, {day}, {box.members:,} {_MEMBERS[STAGES[box.stage].operation]}"
     say((f"box {box.box_id} has failed", "bold red"), f": {what}")
     say(f"  {box.error_class}: {box.error_text}")
     say(f"  once that is mended, materialise the partition {day}|{box.source}", ("  (docs/operations.md)", "dim"))

@@ -13,20 +13,35 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
-from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from lakerunner_dagster.lake.stages import STAGES
 from lakerunner_dagster.partitions import PARTITION_TAG, DaySource
 
 TRIGGER_TAG = "lakerunner/trigger"
+BACKGROUND_TAG = "lakerunner/background"
 LANE_TAG_PREFIX = "lakerunner/lane."
 
 
+UNFINISHED = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+"""What a run is while it is queued or going."""
+
+_URGENT = frozenset(stage.asset for stage in STAGES.values() if stage.urgent)
+
+
 class Trigger(StrEnum):
-    """Who started a run: a dispatcher, for it to drain what waits; or a person, for it to rebuild."""
+    """Who started a run: a dispatcher (it drains what waits), a person (it rebuilds), or a maintenance schedule."""
 
     DISPATCHER = "dispatcher"
     PERSON = "person"
+    MAINTENANCE = "maintenance"
 
 
 def trigger_of(tags: Mapping[str, str]) -> Trigger:
@@ -35,12 +50,17 @@ def trigger_of(tags: Mapping[str, str]) -> Trigger:
 
 
 def lane_tags(asset_names: list[str], tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags to add to a run of these assets: its trigger, and a lane for each asset where it has one source."""
+    """The tags to add to a run of these assets: its trigger, and a lane for each asset where it has one source.
+
+    A run that nobody waits for new data of is in the background: such runs leave places in the queue to the others.
+    """
     trigger = trigger_of(tags)
+    background = trigger is not Trigger.DISPATCHER or not _URGENT.issuperset(asset_names)
     keys = (PARTITION_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
     sources = {DaySource.of(tags[key]).source_key for key in keys if key in tags}
     lanes = {LANE_TAG_PREFIX + name: f"{trigger} {source}" for name in asset_names for source in sources}
-    return {TRIGGER_TAG: str(trigger)} | (lanes if len(sources) == 1 else {})
+    marks = {TRIGGER_TAG: str(trigger)} | ({BACKGROUND_TAG: "true"} if background else {})
+    return marks | (lanes if len(sources) == 1 else {})
 
 
 class LaneRunCoordinator(QueuedRunCoordinator):

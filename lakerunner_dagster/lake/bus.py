@@ -28,7 +28,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from lakerunner_dagster.lake.errors import BusUnavailable, InputError
 from lakerunner_dagster.lake.kafka_client import Trouble, made, patiently, refused, unavailable
-from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, ROLLUP_TOPIC, SIGNALS
+from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, ROLLUP_TOPIC
+from lakerunner_dagster.lake.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
     from lakerunner_dagster.lake.model import Message
 
 TOPICS: tuple[str, ...] = (
-    *(spec.notification_topic for spec in SIGNALS.values()),
-    *(spec.box_topic for spec in SIGNALS.values()),
-    *(spec.compaction_topic for spec in SIGNALS.values()),
-    *(f"segments.{signal}.compact" for signal in SIGNALS),
+    *(stage.input_topic for stage in STAGES.values()),
+    *(stage.box_topic for stage in STAGES.values()),
     ROLLUP_TOPIC,
     "segments.metrics.rollup",
     DEADLETTER_TOPIC,

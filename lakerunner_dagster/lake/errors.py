@@ -22,6 +22,18 @@ class InputError(LakeError):
         self.reason = reason
 
 
+class SegmentUnusable(LakeError):
+    """One segment that was to be read anew is not what its index row says: it alone is set aside, the others go on.
+
+    ``reason`` is a short stable snake_case word, as of :class:`InputError`.
+    """
+
+    def __init__(self, segment_id: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.segment_id = segment_id
+        self.reason = reason
+
+
 class ObjectMissing(LakeError):
     """The object is not in the store: it ends as ``missing``."""
 

@@ -139,13 +139,17 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBox:
-    """A box and the right to work on it. ``dateint`` is its partition's day; members are ordered by id."""
+    """A box and the right to work on it. ``dateint`` is its partition's day, ``grouping_key`` its group in it.
+
+    ``members`` are the raw objects of an ingest box, ordered by id; a box of segments has none.
+    """
 
     lease: Lease
     stage: str
     source: Source
     signal: Signal
     dateint: int
+    grouping_key: str
     members: tuple[RawObject, ...]
 
 
@@ -212,9 +216,19 @@ class Segment:
         return SIGNALS[self.signal].sort_version
 
 
+class InputKind(StrEnum):
+    """What an output was made from."""
+
+    RAW = "raw"
+    SEGMENT = "segment"
+
+
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """How many records of one input went into an output; a lineage row. ``input_id`` is a raw object's id."""
+    """How many records of one input went into an output; a lineage row.
+
+    ``input_id`` is the id of a raw object or of a segment, as the output's ``input_kind`` says.
+    """
 
     input_id: int
     records: int
@@ -222,10 +236,11 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A segment whose object is in the store, and the raw objects that made it."""
+    """A segment whose object is in the store, and the raw objects or segments that made it."""
 
     segment: Segment
     inputs: tuple[Contribution, ...]
+    input_kind: InputKind = InputKind.RAW
 
 
 @dataclass(frozen=True, slots=True)

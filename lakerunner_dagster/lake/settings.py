@@ -114,8 +114,40 @@ class CompactionPolicy(_Group):
     ] = 300.0
 
 
+class MaintenancePolicy(_Group):
+    """When the maintenance of the lake acts: on what was missed, replaced, left over or lost."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LAKERUNNER_MAINTENANCE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    look_back_hours: Annotated[
+        float,
+        Field(gt=0, description="How far back reconciliation looks for raw objects that nobody told of, in hours."),
+    ] = 48.0
+    settle_seconds: Annotated[
+        float, Field(ge=0, description="How old a raw object must be: the news of a younger one may be on its way.")
+    ] = 300.0
+    overdue_seconds: Annotated[
+        float,
+        Field(ge=0, description="How long a box may wait for a run before its message is sent again, in seconds."),
+    ] = 900.0
+    grace_seconds: Annotated[
+        float, Field(ge=0, description="How long a superseded segment stays for readers that know it, in seconds.")
+    ] = 3600.0
+    orphan_hours: Annotated[
+        float, Field(gt=0, description="How old a segment's object that no row knows must be to be deleted, in hours.")
+    ] = 24.0
+    deletions_days: Annotated[
+        float, Field(gt=0, description="How long a deletion is remembered: longer than any run lasts, in days.")
+    ] = 7.0
+    fault_retry_seconds: Annotated[
+        float, Field(gt=0, description="Wait before a segment that cannot be read is tried again; doubles each time.")
+    ] = 3600.0
+
+
 class Settings(_Group):
-    """All settings but the three groups above. With nothing set, everything is embedded under ``home``."""
+    """All settings but the groups above. With nothing set, everything is embedded under ``home``."""
 
     model_config = SettingsConfigDict(env_prefix="LAKERUNNER_", env_file=".env", extra="ignore", frozen=True)
 

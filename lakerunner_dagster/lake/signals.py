@@ -39,6 +39,7 @@ class SignalSpec:
     record: str
     segment_table: str
     segment_asset: str
+    compacted_asset: str
     raw_asset: str
     sort_keys: tuple[str, ...]
     sort_version: int | None
@@ -50,11 +51,6 @@ class SignalSpec:
     def notification_topic(self) -> str:
         """Topic (without prefix) of object-created notifications."""
         return f"objstore.ingest.{self.signal}"
-
-    @property
-    def box_topic(self) -> str:
-        """Topic (without prefix) of ingest boxes."""
-        return f"segments.{self.signal}.ingest"
 
     @property
     def compaction_topic(self) -> str:
@@ -69,6 +65,7 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
             record="log record",
             segment_table="log_seg",
             segment_asset="log_segments",
+            compacted_asset="compacted_log_segments",
             raw_asset="raw_logs",
             sort_keys=("resource_service_name", "chq_fingerprint", "chq_timestamp"),
             sort_version=2,
@@ -81,6 +78,7 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
             record="data point",
             segment_table="metric_seg",
             segment_asset="metric_segments",
+            compacted_asset="compacted_metric_segments",
             raw_asset="raw_metrics",
             sort_keys=("metric_name", "chq_tid", "chq_timestamp"),
             sort_version=3,
@@ -93,6 +91,7 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
             record="span",
             segment_table="trace_seg",
             segment_asset="trace_segments",
+            compacted_asset="compacted_trace_segments",
             raw_asset="raw_traces",
             sort_keys=("span_trace_id", "chq_tsns"),
             sort_version=None,
@@ -102,6 +101,9 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
         ),
     }
 )
+
+COMPACTION_CODE_VERSION = "1"
+"""Of the way in which sorted segments merge: raise it when the same segments would merge to other rows or bytes."""
 
 ROLLUP_TOPIC = "boxer.metrics.rollup"
 """Topic (without prefix) on which new metric segments are announced to the rollup boxer."""

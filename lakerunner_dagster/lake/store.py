@@ -31,6 +31,7 @@ from lakerunner_dagster.lake.files import PlainFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from obstore import GetResult, ObjectMeta
     from obstore.store import (
@@ -176,6 +177,18 @@ class Store:
                 )
             etag = md5(data, usedforsecurity=False).hexdigest() if self.local else result.meta["e_tag"]
             return data, _described(result.meta, etag)
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the object's bytes into a new file, a piece at a time. ObjectMissing."""
+        with path.open("xb") as file, self._opened(key) as result:
+            small = result.meta["size"] <= CHUNK_BYTES
+            for chunk in [result.bytes()] if small else result.stream(min_chunk_size=CHUNK_BYTES):
+                file.write(chunk)
+            if file.tell() != result.meta["size"]:
+                raise StoreUnavailable(
+                    f"{self.bucket}/{key}: {file.tell()} bytes came and {result.meta['size']} were announced: "
+                    "it was cut off, or changed while it was read"
+                )
 
     def head(self, key: str) -> StoredObject:
         """What the store says of the object; a directory's file is read for its MD5. ObjectMissing."""

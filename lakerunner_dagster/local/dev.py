@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lakerunner_dagster
-from lakerunner_dagster.lake.lrdb import lineage, profiles, status
+from lakerunner_dagster.lake.lrdb import lineage, profiles, standing, status
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.lake.model import RawState
@@ -148,9 +148,9 @@ def _failure(services: LocalServices, children: Children) -> str | None:
 
 
 def _unfinished(conn: Conn, file: DemoFile) -> str | None:
-    states = [known.state for known in lineage.raw_objects_at(conn, file.key, DEMO_BUCKET)]
-    links = lineage.segments_of_raw(conn, file.key, DEMO_BUCKET)
-    records = sum(link.records or 0 for link in links if link.segment.published)
+    found = lineage.raw_objects_at(conn, file.key, DEMO_BUCKET)
+    states = [known.state for known in found]
+    records = sum(standing.published_records(conn, known.raw) for known in found)
     if states == [RawState.INGESTED] and records == file.records:
         return None
     state = ", ".join(states) or "not notified"

@@ -1,4 +1,4 @@
-"""The boxers: for each signal a sensor that hears of raw objects, boxes them, and shows what arrived.
+"""The boxers: for each stage a sensor that hears of work, boxes it, and shows what arrived.
 
 What belongs here: ticking, and the raw assets' events. What does not: what a tick does (``lake.ticks.boxer``), how
 often a partition is told about (``sensors.observations``).
@@ -13,33 +13,37 @@ import dagster as dg
 
 from lakerunner_dagster.checks.standing import evaluations
 from lakerunner_dagster.lake.lrdb.intake import Observed
-from lakerunner_dagster.lake.settings import Settings
-from lakerunner_dagster.lake.signals import SignalSpec
+from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport
 from lakerunner_dagster.partitions import DaySource, new_sources
 from lakerunner_dagster.sensors.observations import Observations, Seen
+from lakerunner_dagster.sensors.pace import interval_seconds, listen_seconds
 from lakerunner_dagster.sensors.resident import resident
 
+_HEARS = {
+    Operation.INGEST: "Hears of new raw objects, writes them to lrdb, and closes the boxes that are full or old enough",
+    Operation.COMPACT: "Looks at every hour with small segments, and boxes those in which there is something to merge",
+}
 
-def boxer_sensor(spec: SignalSpec) -> dg.SensorDefinition:
-    """The boxer of a signal."""
+
+def boxer_sensor(stage: Stage) -> dg.SensorDefinition:
+    """The boxer of a stage."""
 
     @dg.sensor(
-        name=f"{spec.signal}_boxer",
-        minimum_interval_seconds=Settings().sensor_interval_seconds,
+        name=f"{stage.identifier}_boxer",
+        minimum_interval_seconds=interval_seconds(stage),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Hears of new raw objects (`{spec.notification_topic}`), writes them to lrdb, and closes the boxes that "
-            f"are full or old enough. Shows days and sources with new objects on `{spec.raw_asset}`, and evaluates the "
-            f"standing checks of `{spec.segment_asset}` every five minutes."
+            f"{_HEARS[stage.operation]} (`{stage.input_topic}` wakes it). Shows days and sources with new objects on "
+            f"`{stage.spec.raw_asset}`, and evaluates the standing checks of `{stage.asset}` every five minutes."
         ),
     )
     def boxer(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now_ms = int(time.time() * 1000)
         kept = resident()
-        with kept.boxer(spec.signal) as tick:
+        with kept.boxer(stage) as tick:
             report = tick.run(
-                now_ms, time.monotonic() + kept.lake.settings.tick_seconds, kept.lake.settings.listen_seconds
+                now_ms, time.monotonic() + kept.lake.settings.tick_seconds, listen_seconds(stage, kept.lake.settings)
             )
         observations = Observations.of_cursor(context.cursor).with_observed(_by_partition(report))
         due = observations.due(now_ms)
@@ -47,7 +51,7 @@ def boxer_sensor(spec: SignalSpec) -> dg.SensorDefinition:
         observations = observations.told(now_ms)
         return dg.SensorResult(
             skip_reason=_summary(report),  # a boxer never asks for a run: this is what the UI shows of a tick
-            asset_events=[*_raw_events(spec, due), *(evaluations(kept.lake, spec) if check_due else [])],
+            asset_events=[*_raw_events(stage, due), *(evaluations(kept.lake, stage) if check_due else [])],
             dynamic_partitions_requests=new_sources(context.instance, {DaySource.of(key).source_key for key in due}),
             cursor=(observations.checked(now_ms) if check_due else observations).cursor,
         )
@@ -61,10 +65,10 @@ def _by_partition(report: BoxerReport) -> dict[str, Observed]:
     return {str(partition.key): seen for partition, seen in partitions.items() if partition.exists}
 
 
-def _raw_events(spec: SignalSpec, due: Mapping[str, Seen]) -> Iterator[dg.AssetMaterialization]:
+def _raw_events(stage: Stage, due: Mapping[str, Seen]) -> Iterator[dg.AssetMaterialization]:
     for key, seen in due.items():
         yield dg.AssetMaterialization(
-            spec.raw_asset,
+            stage.spec.raw_asset,
             partition=DaySource.of(key).key,
             metadata={
                 "new raw objects": seen.objects,
@@ -77,8 +81,8 @@ def _raw_events(spec: SignalSpec, due: Mapping[str, Seen]) -> Iterator[dg.AssetM
 def _summary(report: BoxerReport) -> str:
     facts = {
         "notifications heard": report.received,
-        "new objects": report.new,
-        "objects known already": report.duplicates,
+        "new": report.new,
+        "known already": report.known,
         "dead letters": report.dead,
         "boxes closed": report.boxes,
         "messages sent": report.outbox_published,

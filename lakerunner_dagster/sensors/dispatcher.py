@@ -1,9 +1,9 @@
-"""The dispatchers: for each signal a sensor that starts a run wherever boxes wait.
+"""The dispatchers: for each stage a sensor that starts a run wherever boxes wait.
 
 What belongs here: what Dagster knows and the tick does not, that is which runs there are; and run requests. What does
 not: which partitions need a run (``lake.ticks.dispatcher``).
 
-At most ``active_runs`` runs of a signal are queued or going, so that a backlog waits in lrdb, where it is visible, and
+At most ``active_runs`` runs of a stage are queued or going, so that a backlog waits in lrdb, where it is visible, and
 not in Dagster's queue. A run that fails does not come back here: its box does, when its back-off is over.
 """
 
@@ -13,50 +13,41 @@ import time
 
 import dagster as dg
 
-from lakerunner_dagster.instance.lanes import TRIGGER_TAG, Trigger, lane_tags
-from lakerunner_dagster.jobs.ingest import ingest_job_name
-from lakerunner_dagster.lake.settings import Settings
-from lakerunner_dagster.lake.signals import SignalSpec
+from lakerunner_dagster.instance.lanes import TRIGGER_TAG, UNFINISHED, Trigger, lane_tags
+from lakerunner_dagster.lake.stages import Stage
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch
 from lakerunner_dagster.partitions import PARTITION_TAG, DaySource, new_sources
+from lakerunner_dagster.sensors.pace import interval_seconds, listen_seconds
 from lakerunner_dagster.sensors.resident import resident
 
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
-PRIORITY = "10"
-"""New data goes before backfills, whose runs have 0."""
+URGENT, BACKGROUND = "10", "5"
+"""Priorities: new data goes before compaction, and both before backfills, whose runs have 0."""
 
 
-def dispatcher_sensor(spec: SignalSpec) -> dg.SensorDefinition:
-    """The dispatcher of a signal."""
+def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
+    """The dispatcher of a stage."""
 
     @dg.sensor(
-        name=f"{spec.signal}_dispatcher",
-        job_name=ingest_job_name(spec),
-        minimum_interval_seconds=Settings().sensor_interval_seconds,
+        name=f"{stage.identifier}_dispatcher",
+        job_name=stage.job,
+        minimum_interval_seconds=interval_seconds(stage),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Starts a run of `{spec.segment_asset}` for each day and source with boxes waiting "
-            f"(`{spec.box_topic}` wakes it, lrdb knows). Switched off, boxes gather in lrdb and nothing is lost."
+            f"Starts a run of `{stage.asset}` for each day and source with boxes waiting "
+            f"(`{stage.box_topic}` wakes it, lrdb knows). Switched off, boxes gather in lrdb and nothing is lost."
         ),
     )
     def dispatcher(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        active = _active_partitions(context.instance, spec)
+        active = _active_partitions(context.instance, stage)
         kept = resident()
         room = max(kept.lake.settings.active_runs - len(active), 0)
-        with kept.dispatcher(spec.signal) as tick:
+        with kept.dispatcher(stage) as tick:
             dispatches = tick.run(
                 {(partition.source_key, partition.dateint) for partition in active},
                 room,
                 int(time.time() * 1000),
                 time.monotonic() + kept.lake.settings.tick_seconds,
-                kept.lake.settings.listen_seconds,
+                listen_seconds(stage, kept.lake.settings),
             )
         requests = {DaySource(dispatch.dateint, dispatch.source.key): dispatch for dispatch in dispatches}
         startable = {partition: dispatch for partition, dispatch in requests.items() if partition.exists}
@@ -66,7 +57,7 @@ def dispatcher_sensor(spec: SignalSpec) -> dg.SensorDefinition:
         if not startable:
             return dg.SensorResult(skip_reason=_why_none(len(active), room))
         return dg.SensorResult(
-            run_requests=[_run_request(spec, partition, dispatch) for partition, dispatch in startable.items()],
+            run_requests=[_run_request(stage, partition, dispatch) for partition, dispatch in startable.items()],
             dynamic_partitions_requests=new_sources(
                 context.instance, {partition.source_key for partition in startable}
             ),
@@ -75,20 +66,20 @@ def dispatcher_sensor(spec: SignalSpec) -> dg.SensorDefinition:
     return dispatcher
 
 
-def _active_partitions(instance: dg.DagsterInstance, spec: SignalSpec) -> list[DaySource]:
+def _active_partitions(instance: dg.DagsterInstance, stage: Stage) -> list[DaySource]:
     """The partition of each run that a dispatcher asked for and that is not finished."""
     runs = instance.get_runs(
-        dg.RunsFilter(job_name=ingest_job_name(spec), tags={TRIGGER_TAG: Trigger.DISPATCHER}, statuses=UNFINISHED)
+        dg.RunsFilter(job_name=stage.job, tags={TRIGGER_TAG: Trigger.DISPATCHER}, statuses=UNFINISHED)
     )
     return [DaySource.of(run.tags[PARTITION_TAG]) for run in runs]
 
 
-def _run_request(spec: SignalSpec, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:
+def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:
     tags = {TRIGGER_TAG: str(Trigger.DISPATCHER), PARTITION_TAG: str(partition.key)}
     return dg.RunRequest(
         run_key=dispatch.run_key,
         partition_key=partition.key,
-        tags=lane_tags([spec.segment_asset], tags) | {"dagster/priority": PRIORITY},
+        tags=lane_tags([stage.asset], tags) | {"dagster/priority": URGENT if stage.urgent else BACKGROUND},
     )
 
 

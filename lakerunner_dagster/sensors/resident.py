@@ -15,33 +15,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lakerunner_dagster.lake.runs.context import Lake, open_lake
-from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings
+from lakerunner_dagster.lake.stages import STAGES, Stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
 
 
 class Resident:
-    """An open lake and the ticks of every signal on it."""
+    """An open lake and the ticks of every stage on it."""
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
-        self._boxers = {signal: BoxerTick(lake, signal) for signal in SIGNALS}
-        self._dispatchers = {signal: DispatcherTick(lake, signal) for signal in SIGNALS}
+        self._boxers = {name: BoxerTick(lake, stage) for name, stage in STAGES.items()}
+        self._dispatchers = {name: DispatcherTick(lake, stage) for name, stage in STAGES.items()}
         # Dagster runs a sensor one tick at a time, but a person's "test sensor" in the UI runs beside it.
         self._locks = {tick: threading.Lock() for tick in (*self._boxers.values(), *self._dispatchers.values())}
 
     @contextmanager
-    def boxer(self, signal: Signal) -> Iterator[BoxerTick]:
-        """The boxer of a signal, for one tick alone."""
-        with self._locks[self._boxers[signal]]:
-            yield self._boxers[signal]
+    def boxer(self, stage: Stage) -> Iterator[BoxerTick]:
+        """The boxer of a stage, for one tick alone."""
+        with self._locks[self._boxers[stage.name]]:
+            yield self._boxers[stage.name]
 
     @contextmanager
-    def dispatcher(self, signal: Signal) -> Iterator[DispatcherTick]:
-        """The dispatcher of a signal, for one tick alone."""
-        with self._locks[self._dispatchers[signal]]:
-            yield self._dispatchers[signal]
+    def dispatcher(self, stage: Stage) -> Iterator[DispatcherTick]:
+        """The dispatcher of a stage, for one tick alone."""
+        with self._locks[self._dispatchers[stage.name]]:
+            yield self._dispatchers[stage.name]
 
 
 class _Slot:
@@ -59,7 +59,7 @@ _slot = _Slot()
 def resident() -> Resident:
     """The resident of this process: opened at its first tick, and again where the settings have changed."""
     settings = Settings()
-    needed = (os.getpid(), settings, Limits(), BoxPolicy())
+    needed = (os.getpid(), settings, Limits(), BoxPolicy(), CompactionPolicy())
     with _slot.lock:
         if _slot.resident is None or _slot.opened_for != needed:
             _close()

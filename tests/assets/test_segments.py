@@ -9,11 +9,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lakerunner_dagster.assets.segments import segment_asset
+from lakerunner_dagster.assets.segments import stage_asset
 from lakerunner_dagster.checks import conservation
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG, Trigger
 from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.partitions import SOURCES_NAME, DaySource
 from lakerunner_dagster.resources.lake import LakeResource
 from tests.lake.requests import logs, minutes
@@ -33,7 +34,7 @@ MONTH = {
 def _run(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> dg.ExecuteInProcessResult:
     instance.add_dynamic_partitions(SOURCES_NAME, [SOURCE_KEY])
     return dg.materialize(
-        [segment_asset(SIGNALS[Signal.LOGS])],
+        [stage_asset(ingest_stage(Signal.LOGS))],
         resources={"lake": LakeResource()},
         instance=instance,
         partition_key=tags.get("dagster/partition"),
@@ -199,5 +200,5 @@ def test_the_partitions_status_is_what_the_run_left(world: World, instance: dg.D
 
 @pytest.mark.parametrize("signal", list(Signal))
 def test_a_new_code_version_reaches_dagster(signal: Signal) -> None:
-    spec = SIGNALS[signal]
-    assert segment_asset(spec).get_asset_spec().code_version == spec.code_version
+    stage = ingest_stage(signal)
+    assert stage_asset(stage).get_asset_spec().code_version == stage.code_version

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dagster as dg
 
-from lakerunner_dagster.assets.segments import segment_asset
+from lakerunner_dagster.assets.segments import stage_asset
 from lakerunner_dagster.checks import freshness, quarantine
 from lakerunner_dagster.checks.standing import evaluations, results, standing_checks
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.resources.lake import LakeResource
 from tests.lake.requests import logs, minutes
 from tests.lake.world import COLLECTOR, NOON_MS, World
 
-LOGS = SIGNALS[Signal.LOGS]
+LOGS = ingest_stage(Signal.LOGS)
 
 
 def _results(world: World) -> dict[str, dg.AssetCheckResult]:
@@ -56,14 +57,14 @@ def test_an_object_that_waits_too_long_fails_freshness(world: World) -> None:
 def test_one_signals_trouble_is_not_anothers(world: World) -> None:
     world.send(Signal.LOGS, "bad.binpb.gz", b"\x1f\x8b truncated")
     world.ingest(Signal.LOGS)
-    assert all(result.passed for result in results(world.lake, SIGNALS[Signal.TRACES]))
+    assert all(result.passed for result in results(world.lake, ingest_stage(Signal.TRACES)))
 
 
 def test_a_person_and_the_sensor_see_the_same(world: World, instance: dg.DagsterInstance) -> None:
     world.send(Signal.LOGS, "bad.binpb.gz", b"\x1f\x8b truncated")
     world.ingest(Signal.LOGS)
     job = dg.Definitions(
-        assets=[segment_asset(LOGS)],
+        assets=[stage_asset(LOGS)],
         asset_checks=[standing_checks(LOGS)],
         jobs=[dg.define_asset_job("checks", selection=dg.AssetSelection.checks(standing_checks(LOGS)))],
         resources={"lake": LakeResource()},

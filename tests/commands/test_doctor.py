@@ -7,7 +7,14 @@ import time
 import pytest
 
 from lakerunner_dagster.lake import bus
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings, variable_of
+from lakerunner_dagster.lake.settings import (
+    BoxPolicy,
+    CompactionPolicy,
+    Limits,
+    MaintenancePolicy,
+    Settings,
+    variable_of,
+)
 from tests.command_line import done, lakerunner
 from tests.lake.world import World
 
@@ -53,7 +60,7 @@ def test_every_setting_is_shown_and_no_secret(healthy: World, monkeypatch: pytes
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     out = done("doctor")
-    for group in (Settings, BoxPolicy, CompactionPolicy, Limits):
+    for group in (Settings, BoxPolicy, CompactionPolicy, MaintenancePolicy, Limits):
         for name in group.model_fields:
             assert f" {variable_of(group, name)} " in out
     password = healthy.place.url.partition("@")[0].rpartition(":")[2]

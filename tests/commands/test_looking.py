@@ -68,6 +68,16 @@ def test_status_tells_of_messages_that_kafka_has_not_taken(world: World) -> None
     assert "1 messages wait for Kafka" in done("status")
 
 
+def test_status_shows_what_compaction_has_to_do_until_it_is_done(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.send(Signal.LOGS, name, logs(name, [TEN]))
+        world.ingest(Signal.LOGS)
+    hours, below, _, merges, *_ = row(done("status"), "acme/edge", "logs.compact")
+    assert (hours, below, merges) == ("1", "3", "1")
+    world.compact(Signal.LOGS)
+    assert "compaction has nothing to do" in done("status")
+
+
 def ingest_in_one_box(world: World, *keys: str) -> None:
     """Notify objects, and ingest them once lrdb knows all."""
     world.notify(*keys)

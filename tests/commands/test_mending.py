@@ -136,6 +136,6 @@ def test_the_check_of_a_corrupted_lrdb_fails_and_says_how(world: World) -> None:
     assert ended.code == 1
     lines = ended.out.splitlines()
     lost = lines.index("invariant 2: accepted records of a raw object are published nowhere")
-    assert lines[lost + 1] == f"  1 case, for example lake/{key} (ingested): 1 records accepted, 0 published"
+    assert lines[lost + 1] == f"  1 case, for example lake/{key} (ingested): 1 records accepted, 0 published, 0 expired"
     assert "invariant 4: a box is done without a line in the ledger" in lines
     assert "in 2 ways (above): keep lrdb and the bucket as they are" in ended.err

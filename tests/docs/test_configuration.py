@@ -7,7 +7,14 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings, variable_of
+from lakerunner_dagster.lake.settings import (
+    BoxPolicy,
+    CompactionPolicy,
+    Limits,
+    MaintenancePolicy,
+    Settings,
+    variable_of,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -24,5 +31,7 @@ def rows(group: type[BaseSettings]) -> list[str]:
 
 def test_a_setting_that_changes_without_its_docs() -> None:
     written = [line for line in PAGE.read_text().splitlines() if line.startswith("| `LAKERUNNER_")]
-    declared = [row for group in (Settings, BoxPolicy, CompactionPolicy, Limits) for row in rows(group)]
+    declared = [
+        row for group in (Settings, BoxPolicy, CompactionPolicy, MaintenancePolicy, Limits) for row in rows(group)
+    ]
     assert written == declared

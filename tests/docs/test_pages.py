@@ -12,7 +12,14 @@ from typer.main import get_command
 from lakerunner_dagster.cli import app
 from lakerunner_dagster.lake.bus import TOPICS
 from lakerunner_dagster.lake.segments.columns import FIXED_COLUMNS, OVERFLOW
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings, variable_of
+from lakerunner_dagster.lake.settings import (
+    BoxPolicy,
+    CompactionPolicy,
+    Limits,
+    MaintenancePolicy,
+    Settings,
+    variable_of,
+)
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.telemetry.series import RESOURCE_KEYS
 from tests.lake.hostile.inputs import DEAD, RAW
@@ -69,7 +76,7 @@ def test_a_command_that_is_named_and_is_not_there(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_setting_that_is_named_and_is_not_there(path: Path) -> None:
-    groups = (Settings, BoxPolicy, CompactionPolicy, Limits)
+    groups = (Settings, BoxPolicy, CompactionPolicy, MaintenancePolicy, Limits)
     known = {variable_of(group, name) for group in groups for name in group.model_fields}
     named = set(re.findall(r"LAKERUNNER_[A-Z_]*[A-Z]\b", path.read_text()))
     assert named - {"LAKERUNNER_LIMIT"} <= known

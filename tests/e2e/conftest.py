@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lakerunner_dagster.lake.lrdb import lineage, profiles
+from lakerunner_dagster.lake.lrdb import lineage, profiles, standing
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import dateint_of
 from lakerunner_dagster.lake.runs.context import lrdb_url
@@ -64,8 +64,7 @@ class Deployment:
     def queryable(self, key: str) -> int:
         """Records of a raw object in published segments."""
         with self.lrdb.connection() as conn:
-            links = lineage.segments_of_raw(conn, key)
-        return sum(link.records or 0 for link in links if link.segment.published)
+            return sum(standing.published_records(conn, known.raw) for known in lineage.raw_objects_at(conn, key))
 
     def wait_until_queryable(self, key: str, records: int) -> None:
         """Return when all records of a raw object are in published segments."""
@@ -118,6 +117,9 @@ def _start(project: Path, stack: ExitStack, patch: pytest.MonkeyPatch) -> Deploy
     patch.setenv("PYTHONPATH", str(ROOT))
     patch.setenv("LAKERUNNER_HTTP_PORT", str(http_port))
     patch.setenv("LAKERUNNER_BOX_AGE_SECONDS", "1")
+    # Two segments of a size are merged, and no hour is left alone for long.
+    patch.setenv("LAKERUNNER_COMPACTION_FANOUT", "2")
+    patch.setenv("LAKERUNNER_COMPACTION_GATHER_SECONDS", "1")
 
     services = LocalServices(Settings(), project / ".env", durable=False)
     running = services.start()

@@ -15,9 +15,10 @@ from urllib.parse import quote_plus
 import pytest
 from playwright.sync_api import sync_playwright
 
-from lakerunner_dagster.instance.lanes import TRIGGER_TAG
+from lakerunner_dagster.instance.lanes import BACKGROUND_TAG, TRIGGER_TAG
 from lakerunner_dagster.lake.lrdb import check
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import STAGES
 from lakerunner_dagster.local.demo import ORGANIZATIONS
 from tests.e2e.conftest import PATIENCE_SECONDS, REMOTE_BUCKET, Deployment
 from tests.lake.requests import gauges, logs, minutes
@@ -119,9 +120,23 @@ def test_the_materialise_button_rebuilds_the_day_with_the_same_records(deploymen
     }
 
 
+def test_small_segments_are_merged_by_the_platform_itself(deployment: Deployment) -> None:
+    keys = [_key(str(ACME.organization_id), "small", Signal.LOGS, f"{number}.binpb.gz") for number in range(2)]
+    for key in keys:
+        _put(deployment.watched, key, logs(key.rpartition("/")[2], [now_ms()] * 4))
+        deployment.wait_until_queryable(key, 4)  # a box of its own, and a segment of its own
+    shown = deployment.wait_until_materialised("compacted_log_segments", deployment.partition(keys[0]))
+    assert (shown.counts["segments superseded"], shown.counts["records written"]) == (2, 8)
+    status, tags = deployment.wait_until_finished(shown.run_id)
+    assert (status, tags[TRIGGER_TAG], tags[BACKGROUND_TAG]) == ("SUCCESS", "dispatcher", "true")
+    assert [deployment.queryable(key) for key in keys] == [4, 4]
+
+
 def test_every_sensor_runs_and_no_tick_has_failed(deployment: Deployment, dropped: str) -> None:
     deployment.wait_until_queryable(dropped, 7)
-    assert deployment.ui.sensors() == {f"{signal}_{role}": [] for signal in Signal for role in ("boxer", "dispatcher")}
+    assert deployment.ui.sensors() == {
+        f"{stage.identifier}_{role}": [] for stage in STAGES.values() for role in ("boxer", "dispatcher")
+    }
 
 
 def test_lrdb_keeps_its_promises(deployment: Deployment, dropped: str) -> None:

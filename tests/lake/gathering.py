@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lakerunner_dagster.lake.settings import BoxPolicy
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerTick
 from tests.lake.world import World, now_ms, soon
 from tests.waiting import eventually
@@ -13,7 +14,7 @@ from tests.waiting import eventually
 
 def gather(world: World, signal: Signal, objects: int) -> None:
     """Let lrdb hear of so many objects, and box none: the next tick of the world's own boxer finds all of them."""
-    patient = BoxerTick(replace(world.lake, policy=BoxPolicy(age_seconds=3600.0)), signal)
+    patient = BoxerTick(replace(world.lake, policy=BoxPolicy(age_seconds=3600.0)), ingest_stage(signal))
 
     def heard() -> bool:
         patient.run(now_ms(), soon())

@@ -73,9 +73,20 @@ class WatchedStore(Watched):
         self._boundaries.passed("after a read")
         return found
 
+    def download(self, key: str, path: Path) -> None:
+        self._inner.download(key, path)
+        self._boundaries.passed("after a download")
+
     def put(self, key: str, data: Any) -> None:
         self._inner.put(key, data)
         self._boundaries.passed("after an upload")
+
+    def delete(self, keys: Any) -> Any:
+        outcomes: dict[str, Any] = {}
+        for key in keys:
+            outcomes |= self._inner.delete([key])
+            self._boundaries.passed("after a delete")
+        return outcomes
 
 
 class WatchedStores(Watched):

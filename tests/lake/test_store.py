@@ -21,7 +21,7 @@ from lakerunner_dagster.lake.errors import (
     StoreDenied,
     StoreUnavailable,
 )
-from lakerunner_dagster.lake.store import BucketConfiguration, Store, check_key, normalize_etag
+from lakerunner_dagster.lake.store import CHUNK_BYTES, BucketConfiguration, Store, check_key, normalize_etag
 
 ODD_KEYS = [
     "otel-raw/a b/c+d/logs_1.gz",
@@ -169,6 +169,21 @@ def test_more_than_allowed_is_not_read(store: Store) -> None:
     assert refusal.value.reason == "object_too_large"
     assert "lake/a has 1000 bytes" in str(refusal.value)
     assert len(store.read("a", 1000)[0]) == 1000
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 7])
+def test_a_download_has_every_byte_however_many_pieces_it_comes_in(store: Store, tmp_path: Path, size: int) -> None:
+    data = bytes(number % 251 for number in range(1000)) * (size // 1000 + 1)
+    store.put("db/x.parquet", data[:size])
+    store.download("db/x.parquet", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data[:size]
+    with pytest.raises(FileExistsError):
+        store.download("db/x.parquet", tmp_path / "copy")
+
+
+def test_a_download_of_nothing_is_missing(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ObjectMissing):
+        store.download("db/gone.parquet", tmp_path / "copy")
 
 
 def test_an_empty_object_is_an_object(store: Store) -> None:

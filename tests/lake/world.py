@@ -17,17 +17,18 @@ import duckdb
 from pydantic import SecretStr
 
 from lakerunner_dagster.lake.bus import Bus
-from lakerunner_dagster.lake.lrdb import boxes, check, profiles
+from lakerunner_dagster.lake.lrdb import check, profiles
 from lakerunner_dagster.lake.lrdb.check import Breach
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import HOUR_MS, RawState, Source, day_start_ms
 from lakerunner_dagster.lake.notifications.events import ObjectEvent
 from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
 from lakerunner_dagster.lake.runs.context import Lake, Stores
-from lakerunner_dagster.lake.runs.ingest import drain
+from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.report import Step
-from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
+from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import Stage, compaction_stage, ingest_stage
 from lakerunner_dagster.lake.store import BucketConfiguration
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport, BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
@@ -40,6 +41,9 @@ NOON_MS = day_start_ms(DAY) + 12 * HOUR_MS
 """When every raw object was stored, unless a test says otherwise: days and hours do not depend on when a test runs."""
 
 PATIENCE_SECONDS = 30.0
+
+AT_ONCE = CompactionPolicy(settle_seconds=0.0, gather_seconds=0.0)
+"""Compaction waits for nothing: every hour of these days is cold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Place:
             lrdb=lrdb,
             bus=Bus(self.bootstrap, prefix=self.prefix, partitions=4, replication=1),
             stores=Stores(lrdb),
+            compaction=AT_ONCE,
         )
 
 
@@ -86,8 +91,8 @@ class World:
         self.place = place
         self.lake = lake
         self.intake = Intake(lake.lrdb, lake.bus, lake.settings)
-        self._boxers: dict[Signal, BoxerTick] = {}
-        self._dispatchers: dict[Signal, DispatcherTick] = {}
+        self._boxers: dict[str, BoxerTick] = {}
+        self._dispatchers: dict[str, DispatcherTick] = {}
 
     @classmethod
     def create(cls, place: Place, **settings: Any) -> World:
@@ -139,20 +144,29 @@ class World:
         return key
 
     def box(self, signal: Signal) -> BoxerReport:
-        """A boxer's tick, again until Kafka has nothing more."""
-        tick = self._boxers.setdefault(signal, BoxerTick(self.lake, signal))
+        """A tick of the ingest boxer, again until Kafka has nothing more."""
+        return self.box_stage(ingest_stage(signal))
+
+    def box_stage(self, stage: Stage) -> BoxerReport:
+        """A tick of a stage's boxer."""
+        tick = self._boxers.setdefault(stage.name, BoxerTick(self.lake, stage))
         return tick.run(now_ms(), soon())
 
     def dispatch(self, signal: Signal) -> list[Dispatch]:
-        """A dispatcher's tick, with room for all."""
-        tick = self._dispatchers.setdefault(signal, DispatcherTick(self.lake, signal))
+        """A tick of the ingest dispatcher, with room for all."""
+        stage = ingest_stage(signal)
+        tick = self._dispatchers.setdefault(stage.name, DispatcherTick(self.lake, stage))
         return tick.run(set(), 100, now_ms(), soon())
 
     def drain(self, signal: Signal, run_id: str = "run") -> list[Step]:
-        """Drain every partition of the signal that has open boxes, dispatched or not."""
+        """Ingest every partition of the signal that has open boxes, dispatched or not."""
+        return self.drain_stage(ingest_stage(signal), run_id)
+
+    def drain_stage(self, stage: Stage, run_id: str = "run") -> list[Step]:
+        """Drain every partition that has open boxes of the stage, dispatched or not."""
         steps: list[Step] = []
-        for source, dateint in self.partitions(signal):
-            drain(self.lake, signal, source, dateint, run_id=run_id, on_box=steps.append)
+        for source, dateint in self.partitions(stage):
+            drain(self.lake, stage, source, dateint, run_id=run_id, on_step=steps.append)
         return steps
 
     def ingest(self, signal: Signal) -> list[Step]:
@@ -160,11 +174,17 @@ class World:
         self.box(signal)
         return self.drain(signal)
 
-    def partitions(self, signal: Signal) -> list[tuple[Source, int]]:
-        """The partitions with boxes that are not done."""
+    def compact(self, signal: Signal) -> list[Step]:
+        """From what is published to what compaction makes of it."""
+        stage = compaction_stage(signal)
+        self.box_stage(stage)
+        return self.drain_stage(stage, "compaction")
+
+    def partitions(self, stage: Stage) -> list[tuple[Source, int]]:
+        """The partitions with boxes of the stage that are not done."""
         rows = self.query(
             "SELECT DISTINCT dateint FROM boxes WHERE stage = %s AND state IN ('open', 'claimed') ORDER BY dateint",
-            boxes.ingest_stage(signal),
+            stage.name,
         )
         return [(self.source, dateint) for (dateint,) in rows]
 

@@ -8,6 +8,7 @@ import pytest
 from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.model import RawState
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.partitions import SOURCES_NAME, DaySource
 from lakerunner_dagster.sensors.boxer import boxer_sensor
 from tests.lake.requests import logs, minutes
@@ -19,7 +20,7 @@ TODAY = DaySource(DAY, f"acme/{COLLECTOR}")
 
 def _tick(instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
     with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
-        result = boxer_sensor(LOGS)(context)
+        result = boxer_sensor(ingest_stage(Signal.LOGS))(context)
     assert isinstance(result, dg.SensorResult)
     return result
 
@@ -51,7 +52,7 @@ def test_a_tick_says_what_it_did(world: World, instance: dg.DagsterInstance) -> 
     world.notify(key)
     result = _tick(instance)
     assert result.skip_reason is not None
-    assert "2 notifications heard, 1 new objects, 1 objects known already" in str(result.skip_reason.skip_message)
+    assert "2 notifications heard, 1 new, 1 known already" in str(result.skip_reason.skip_message)
 
 
 def test_the_second_object_of_a_minute_is_told_of_with_the_third(world: World, instance: dg.DagsterInstance) -> None:

@@ -7,15 +7,15 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG
-from lakerunner_dagster.jobs.ingest import ingest_job_name
 from lakerunner_dagster.lake.model import HOUR_MS
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.partitions import DaySource
 from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
 from tests.lake.requests import logs, minutes
 from tests.lake.world import COLLECTOR, DAY, NOON_MS, World
 
-LOGS = SIGNALS[Signal.LOGS]
+LOGS = ingest_stage(Signal.LOGS)
 SOURCE_KEY = f"acme/{COLLECTOR}"
 TODAY = DaySource(DAY, SOURCE_KEY)
 YESTERDAY = DaySource(DAY - 1, SOURCE_KEY)
@@ -36,7 +36,7 @@ def _box(world: World, name: str, day_ms: int = NOON_MS) -> None:
 
 def _running(instance: dg.DagsterInstance, partition: DaySource, status: dg.DagsterRunStatus) -> None:
     tags = {TRIGGER_TAG: "dispatcher", "dagster/partition": str(partition.key)}
-    create_run_for_test(instance, job_name=ingest_job_name(LOGS), tags=tags, status=status)
+    create_run_for_test(instance, job_name=LOGS.job, tags=tags, status=status)
 
 
 def test_each_waiting_partition_gets_one_run_however_many_boxes_wait(

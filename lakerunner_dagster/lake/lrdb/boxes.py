@@ -27,7 +27,8 @@ from lakerunner_dagster.lake.lrdb.leases import lease_lost
 from lakerunner_dagster.lake.lrdb.rows import RAW_OBJECT, raw_object
 from lakerunner_dagster.lake.model import ClaimedBox, Lease, Message, RawObject, Source, rfc3339
 from lakerunner_dagster.lake.planning.boxer import PlannedBox
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import Stage, ingest_stage
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
@@ -43,9 +44,40 @@ LONGEST_DISPATCH_SECONDS = 300
 """Longest wait between two dispatches of a box that no run has claimed."""
 
 
-def ingest_stage(signal: Signal) -> str:
-    """The name of a signal's ingest stage."""
-    return f"{signal}.ingest"
+@dataclass(frozen=True, slots=True)
+class NewBox:
+    """A box to be: of which partition and group in it, of how many members and bytes, and why it was closed."""
+
+    organization_id: UUID
+    instance_num: int
+    dateint: int
+    grouping_key: str
+    members: int
+    bytes: int
+    reason: str
+
+
+def insert(conn: Conn, stage: Stage, box: NewBox) -> int:
+    """Open a box; its id."""
+    row = conn.execute(
+        """
+        INSERT INTO boxes (organization_id, instance_num, stage, signal, dateint, grouping_key, members, bytes, reason)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING box_id
+        """,
+        (
+            box.organization_id,
+            box.instance_num,
+            stage.name,
+            str(stage.signal),
+            box.dateint,
+            box.grouping_key,
+            box.members,
+            box.bytes,
+            box.reason,
+        ),
+    ).fetchone()
+    assert row is not None  # noqa: S101  # RETURNING of one inserted row
+    return int(row[0])
 
 
 def open_boxes(conn: Conn, signal: Signal, planned: PlannedBox, now_ms: int) -> list[int]:
@@ -116,33 +148,28 @@ def _by_message_size(members: Iterable[RawObject], queued: str) -> Iterator[list
 def _open_box(
     conn: Conn, signal: Signal, group: IngestGroup, members: Sequence[RawObject], *, size: int, reason: str, queued: str
 ) -> int:
-    row = conn.execute(
-        """
-        INSERT INTO boxes (organization_id, instance_num, stage, signal, dateint, grouping_key, members, bytes, reason)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING box_id
-        """,
-        (
-            group.organization_id,
-            group.instance_num,
-            ingest_stage(signal),
-            str(signal),
-            group.dateint,
-            rfc3339(group.window_start_ms),
-            len(members),
-            size,
-            reason,
+    stage = ingest_stage(signal)
+    box_id = insert(
+        conn,
+        stage,
+        NewBox(
+            organization_id=group.organization_id,
+            instance_num=group.instance_num,
+            dateint=group.dateint,
+            grouping_key=rfc3339(group.window_start_ms),
+            members=len(members),
+            bytes=size,
+            reason=reason,
         ),
-    ).fetchone()
-    assert row is not None  # noqa: S101  # RETURNING of one inserted row
-    (box_id,) = row
+    )
     conn.execute(
         "UPDATE raw_objects SET state = 'boxed', box_id = %s WHERE organization_id = %s AND raw_object_id = ANY(%s)",
         (box_id, group.organization_id, [member.raw_object_id for member in members]),
     )
     body = {"v": 1, "m": [_notification(member, queued) for member in members], "q": queued, "box": box_id}
     key = f"{group.organization_id}/{members[0].collector}"
-    outbox.add(conn, [Message(SIGNALS[signal].box_topic, key, body)])
-    return int(box_id)
+    outbox.add(conn, [Message(stage.box_topic, key, body)])
+    return box_id
 
 
 def unknown_boxes(conn: Conn, box_ids: Iterable[int]) -> set[int]:
@@ -223,7 +250,7 @@ def claim(
               AND b.dateint = %(dateint)s AND {due}
             ORDER BY b.box_id LIMIT 1 FOR UPDATE SKIP LOCKED
         )
-        RETURNING box_id, lease_token, attempts, signal
+        RETURNING box_id, lease_token, attempts, signal, grouping_key
         """).format(due=_DUE),
         {
             "allowed": settings.box_attempts,
@@ -238,13 +265,14 @@ def claim(
     ).fetchone()
     if row is None:
         return None
-    box_id, token, attempt, signal = row
+    box_id, token, attempt, signal, grouping_key = row
     return ClaimedBox(
         lease=Lease(box_id=box_id, token=token, run_id=run_id, attempt=attempt),
         stage=stage,
         source=source,
         signal=Signal(signal),
         dateint=dateint,
+        grouping_key=grouping_key,
         members=_members(conn, source.organization_id, box_id),
     )
 
@@ -323,6 +351,19 @@ def release(conn: Conn, lease: Lease, error_class: str, error_text: str, backoff
     )
     if released.rowcount == 0:
         raise lease_lost(lease)
+
+
+def finish(conn: Conn, lease: Lease, organization_id: UUID, *, segments: int, records: int, ingested: int = 0) -> None:
+    """End a box that is done; its lease is held (``leases.hold``). What it has made is for people to see."""
+    conn.execute(
+        """
+        UPDATE boxes SET
+            state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %s, segments = %s,
+            records = %s
+        WHERE box_id = %s AND organization_id = %s
+        """,
+        (ingested, segments, records, lease.box_id, organization_id),
+    )
 
 
 def reopen_failed(conn: Conn, stage: str, source: Source, dateint: int) -> int:

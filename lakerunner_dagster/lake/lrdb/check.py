@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from lakerunner_dagster.lake.lrdb import expiry
 from lakerunner_dagster.lake.lrdb.profiles import organizations
 from lakerunner_dagster.lake.signals import SIGNALS
 
@@ -50,6 +51,19 @@ _VISIBLE = """
         SELECT l.input_id FROM standing s
         JOIN lineage l ON l.organization_id = %(organization)s AND l.segment_id = s.segment_id
             AND l.input_kind = 'segment'
+    ), expired AS (
+        SELECT s.segment_id FROM supersessions s
+        WHERE s.organization_id = %(organization)s AND s.signal = %(signal)s AND s.frequency_ms = %(frequency)s
+          AND s.operation = %(expiry)s
+        UNION
+        SELECT l.input_id FROM expired e
+        JOIN lineage l ON l.organization_id = %(organization)s AND l.segment_id = e.segment_id
+            AND l.input_kind = 'segment'
+    ), gone AS (
+        SELECT l.input_kind, l.input_id, sum(l.records) AS records FROM expired e
+        JOIN lineage l ON l.organization_id = %(organization)s AND l.segment_id = e.segment_id
+        WHERE e.segment_id NOT IN (SELECT segment_id FROM standing)
+        GROUP BY l.input_kind, l.input_id
     ), edge AS (
         SELECT l.segment_id, l.input_kind, l.input_id, l.records FROM standing s
         JOIN lineage l ON l.organization_id = %(organization)s AND l.segment_id = s.segment_id
@@ -59,19 +73,25 @@ _VISIBLE = """
         SELECT input_kind, input_id, sum(records) AS records FROM edge GROUP BY input_kind, input_id
     ), raw AS (
         SELECT r.bucket || '/' || r.key AS name, r.state, coalesce(g.records, 0) AS seen,
+               coalesce(e.records, 0) AS expired,
                CASE r.state WHEN 'ingested' THEN r.records_read - r.records_rejected ELSE 0 END AS accepted
-        FROM raw_objects r LEFT JOIN given g ON g.input_kind = 'raw' AND g.input_id = r.raw_object_id
+        FROM raw_objects r
+        LEFT JOIN given g ON g.input_kind = 'raw' AND g.input_id = r.raw_object_id
+        LEFT JOIN gone e ON e.input_kind = 'raw' AND e.input_id = r.raw_object_id
         WHERE r.organization_id = %(organization)s AND r.signal = %(signal)s
     ), merged AS (
         SELECT o.segment_id, o.records AS owned,
-               coalesce(g.records, 0) + CASE WHEN v.segment_id IS NULL THEN 0 ELSE o.records END AS seen
+               coalesce(g.records, 0) + CASE WHEN v.segment_id IS NULL THEN 0 ELSE o.records END AS seen,
+               coalesce(e.records, 0) AS expired
         FROM owned o
+        LEFT JOIN gone e ON e.input_kind = 'segment' AND e.input_id = o.segment_id
         LEFT JOIN given g ON g.input_kind = 'segment' AND g.input_id = o.segment_id
         LEFT JOIN visible v ON v.segment_id = o.segment_id
     )
 """
 """What readers see of an organization and signal in its ingest tier, followed to where it comes from: segments and raw
-objects that published segments stand on, and how many records of each are seen through them."""
+objects that published segments stand on, and how many records of each are seen through them, or were until retention
+took them out of sight. What expired was noted segment by segment, so that nothing else can pass for it."""
 
 _OF_SIGNAL = (
     _Check(
@@ -89,14 +109,15 @@ _OF_SIGNAL = (
     _Check(
         2,
         "accepted records of a raw object are published nowhere",
-        """SELECT format('%%s (%%s): %%s records accepted, %%s published', name, state, accepted, seen)
-        FROM raw WHERE seen < accepted""",
+        """SELECT format('%%s (%%s): %%s records accepted, %%s published, %%s expired', name, state, accepted, seen,
+                         expired)
+        FROM raw WHERE seen + expired < accepted""",
     ),
     _Check(
         2,
         "a segment was merged into others that do not hold all its records",
         """SELECT format('segment %%s: of its %%s records %%s are published', segment_id, owned, seen)
-        FROM merged WHERE seen < owned""",
+        FROM merged WHERE seen + expired < owned""",
     ),
     _Check(
         2,
@@ -134,6 +155,13 @@ _OF_SIGNAL = (
         WHERE t.organization_id = %(organization)s AND t.published""",
     ),
     _Check(
+        4,
+        "a segment is published whose object is about to be deleted",
+        """SELECT format('%%s, since %%s', d.key, d.intended_at) FROM {table} t
+        JOIN deletions d ON d.organization_id = %(organization)s AND d.segment_id = t.segment_id
+        WHERE t.organization_id = %(organization)s AND t.published AND d.confirmed_at IS NULL""",
+    ),
+    _Check(
         6,
         "a segment is of a collector that its organization has not",
         """SELECT format('segment %%s of %%s: instance %%s', t.segment_id, t.dateint, t.instance_num) FROM {table} t
@@ -168,7 +196,8 @@ _OF_ALL = (
         4,
         "a box is done without a line in the ledger",
         """SELECT format('box %%s of %%s, run %%s', b.box_id, b.stage, b.run_id) FROM boxes b
-        WHERE b.state = 'done' AND NOT EXISTS (SELECT FROM ledger l WHERE l.box_id = b.box_id)""",
+        WHERE b.state = 'done' AND b.stage LIKE '%%.ingest'
+          AND NOT EXISTS (SELECT FROM ledger l WHERE l.box_id = b.box_id)""",
     ),
     _Check(
         4,
@@ -188,7 +217,7 @@ _OF_ALL = (
         "a box has lost members",
         """SELECT format('box %%s (%%s): %%s members, %%s objects in it', b.box_id, b.state, b.members, count(r.*))
         FROM boxes b LEFT JOIN raw_objects r ON r.box_id = b.box_id AND r.state = 'boxed'
-        WHERE b.state <> 'done' GROUP BY b.box_id HAVING count(r.*) <> b.members""",
+        WHERE b.state <> 'done' AND b.stage LIKE '%%.ingest' GROUP BY b.box_id HAVING count(r.*) <> b.members""",
     ),
     _Check(
         5,
@@ -241,6 +270,7 @@ def _found(conn: Conn) -> Iterator[Breach]:
                 "organization": organization.organization_id,
                 "signal": str(signal),
                 "frequency": spec.frequency_ms,
+                "expiry": expiry.OPERATION,
                 "merges": bool(spec.frequency_ms),
             }
             for check in _OF_SIGNAL:

@@ -5,11 +5,12 @@ What belongs here: the arithmetic. What does not: what lrdb says of the inputs (
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.model import LedgerEntry, ObjectOutcome, Output, Segment, Source
+from lakerunner_dagster.lake.model import InputKind, LedgerEntry, ObjectOutcome, Output, Segment, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 
@@ -58,6 +59,38 @@ def require_inputs_conserved(outputs: Iterable[Output], outcomes: Iterable[Objec
         raise ConservationBreach(
             f"segments hold records of raw objects {sorted(written)[:10]}, not in the box: nothing is published"
         )
+
+
+def require_merge_conserved(inputs: Sequence[Segment], outputs: Sequence[Output]) -> None:
+    """The outputs hold every record of every input once, over the same time, and no count that was not there.
+
+    Σ chq_rollup_count falls only where rows of cumulative histograms, which repeat what came before, became one.
+    """
+    given: Counter[int] = Counter()
+    for output in outputs:
+        if output.input_kind is not InputKind.SEGMENT:
+            raise ConservationBreach(f"segment {output.segment.key} was not made of segments: nothing is published")
+        for contribution in output.inputs:
+            given[contribution.input_id] += contribution.records
+    held = Counter({segment.segment_id: segment.records for segment in inputs})
+    if given != held:
+        unequal = sorted(id_ for id_ in given | held if given[id_] != held[id_])
+        raise ConservationBreach(
+            f"{held.total()} records were in {len(inputs)} segments, {given.total()} are in the {len(outputs)} that "
+            f"are to replace them; segments {unequal[:10]} do not add up: nothing is published"
+        )
+    made = [output.segment for output in outputs]
+    if _span(inputs) != _span(made):
+        raise ConservationBreach(
+            f"segments of [{_span(inputs)}) ms are to be replaced by others of [{_span(made)}) ms: nothing is published"
+        )
+    counted, written = (math.fsum(segment.rollup_count for segment in side) for side in (inputs, made))
+    if written > counted:
+        raise ConservationBreach(f"Σ chq_rollup_count was {counted} and would be {written}: nothing is published")
+
+
+def _span(segments: Sequence[Segment]) -> tuple[int, int]:
+    return min(segment.start_ms for segment in segments), max(segment.end_ms for segment in segments)
 
 
 def require_ledger(ledger: LedgerEntry, outputs: Iterable[Output], read: int) -> None:

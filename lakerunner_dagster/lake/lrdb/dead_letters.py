@@ -88,6 +88,15 @@ def waiting(conn: Conn, limit: int) -> list[DeadLetter]:
         ).fetchall()
 
 
+def waiting_keys(conn: Conn, topic: str, keys: Sequence[str]) -> set[str]:
+    """Those keys of which a dead letter of this topic waits."""
+    rows = conn.execute(
+        "SELECT DISTINCT key FROM dead_letters WHERE replayed_at IS NULL AND topic = %s AND key = ANY(%s)",
+        (topic, [storable(key) for key in keys]),
+    )
+    return {key for (key,) in rows}
+
+
 def count_waiting(conn: Conn) -> int:
     """How many dead letters nobody has replayed."""
     row = conn.execute("SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL").fetchone()

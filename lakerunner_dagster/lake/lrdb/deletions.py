@@ -69,15 +69,13 @@ def turn(lrdb: Lrdb, source: Source) -> Iterator[Conn | None]:
             conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
 
 
-def superseded(conn: Conn, source: Source, grace_seconds: float, limit: int) -> list[Deletion]:
-    """Segments that were unpublished at least ``grace_seconds`` ago and of which no deletion is intended yet."""
-    found: list[Deletion] = []
-    for signal in Signal:
-        found += _superseded(conn, source, signal, grace_seconds, limit - len(found))
-    return found
+def superseded(
+    conn: Conn, source: Source, signal: Signal, *, grace_seconds: float, limit: int, after: int = 0
+) -> list[Deletion]:
+    """Segments that were unpublished at least ``grace_seconds`` ago, by id from above ``after``.
 
-
-def _superseded(conn: Conn, source: Source, signal: Signal, grace_seconds: float, limit: int) -> list[Deletion]:
+    Without those of which a deletion is intended already.
+    """
     spec = SIGNALS[signal]
     rows = conn.execute(
         sql.SQL("""
@@ -87,6 +85,7 @@ def _superseded(conn: Conn, source: Source, signal: Signal, grace_seconds: float
             AND d.confirmed_at IS NULL
         WHERE t.organization_id = %(organization)s AND t.instance_num = %(instance)s AND NOT t.published
           AND s.superseded_at <= clock_timestamp() - %(grace)s * interval '1 second' AND d.segment_id IS NULL
+          AND t.segment_id > %(after)s
         ORDER BY t.segment_id LIMIT %(limit)s
         """).format(
             table=sql.Identifier(spec.segment_table), tier=sql.SQL("t.frequency_ms" if spec.frequency_ms else "0")
@@ -95,7 +94,8 @@ def _superseded(conn: Conn, source: Source, signal: Signal, grace_seconds: float
             "organization": source.organization_id,
             "instance": source.instance_num,
             "grace": grace_seconds,
-            "limit": max(limit, 0),
+            "after": after,
+            "limit": limit,
         },
     )
     return [

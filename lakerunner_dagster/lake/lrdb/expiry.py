@@ -24,11 +24,12 @@ OPERATION = "retention"
 
 
 class TierDay(NamedTuple):
-    """A day of one tier of a source: ``frequency_ms`` is 0 for logs and traces."""
+    """A day of one tier of a source (``frequency_ms`` 0 for logs and traces), and its published segments."""
 
     instance_num: int
     frequency_ms: int
     dateint: int
+    segments: int
 
 
 def published_days(conn: Conn, organization_id: UUID, signal: Signal, before: int) -> list[TierDay]:
@@ -36,8 +37,8 @@ def published_days(conn: Conn, organization_id: UUID, signal: Signal, before: in
     spec = SIGNALS[signal]
     rows = conn.execute(
         sql.SQL("""
-        SELECT DISTINCT instance_num, {tier}, dateint FROM {table}
-        WHERE organization_id = %s AND dateint < %s AND published ORDER BY 1, 2, 3
+        SELECT instance_num, {tier}, dateint, count(*) FROM {table}
+        WHERE organization_id = %s AND dateint < %s AND published GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
         """).format(
             table=sql.Identifier(spec.segment_table), tier=sql.SQL("frequency_ms" if spec.frequency_ms else "0")
         ),

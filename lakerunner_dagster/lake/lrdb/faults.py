@@ -91,14 +91,23 @@ def mark(conn: Conn, segment: Segment, error_class: str, error_text: str, retry_
     )
 
 
-def waiting(conn: Conn, source: Source, signal: Signal, dateint: int) -> set[int]:
+def waiting(conn: Conn, organization_id: UUID, instance_num: int, signal: Signal, dateint: int) -> set[int]:
     """The ids of a day's segments that are not to be read yet."""
     rows = conn.execute(
         """
         SELECT segment_id FROM segment_faults
         WHERE organization_id = %s AND instance_num = %s AND signal = %s AND dateint = %s AND retry_at > now()
         """,
-        (source.organization_id, source.instance_num, str(signal), dateint),
+        (organization_id, instance_num, str(signal), dateint),
+    )
+    return {segment_id for (segment_id,) in rows}
+
+
+def of_source(conn: Conn, source: Source, error_class: str) -> set[int]:
+    """The ids of a source's segments that could not be read for this reason."""
+    rows = conn.execute(
+        "SELECT segment_id FROM segment_faults WHERE organization_id = %s AND instance_num = %s AND error_class = %s",
+        (source.organization_id, source.instance_num, error_class),
     )
     return {segment_id for (segment_id,) in rows}
 
@@ -109,6 +118,17 @@ def forget(conn: Conn, organization_id: UUID, segment_ids: Sequence[int]) -> int
         "DELETE FROM segment_faults WHERE organization_id = %s AND segment_id = ANY(%s)",
         (organization_id, list(segment_ids)),
     ).rowcount
+
+
+def make_day_due(conn: Conn, source: Source, signal: Signal, dateint: int) -> None:
+    """Let a day's segments be read again at once."""
+    conn.execute(
+        """
+        UPDATE segment_faults SET retry_at = now()
+        WHERE organization_id = %s AND instance_num = %s AND signal = %s AND dateint = %s
+        """,
+        (source.organization_id, source.instance_num, str(signal), dateint),
+    )
 
 
 def make_due(conn: Conn, organization_id: UUID, segment_id: int) -> None:
@@ -128,11 +148,12 @@ _FAULTS = """
 """
 
 
-def faults(conn: Conn, organization_id: UUID) -> list[Fault]:
+def faults(conn: Conn, organization_id: UUID, limit: int = 1000) -> list[Fault]:
     """An organization's segments that cannot be read, the latest first."""
     with conn.cursor(row_factory=args_row(_fault)) as cursor:
         return cursor.execute(
-            f"{_FAULTS} WHERE f.organization_id = %s ORDER BY f.first_at DESC, f.segment_id", (organization_id,)
+            f"{_FAULTS} WHERE f.organization_id = %s ORDER BY f.first_at DESC, f.segment_id LIMIT %s",
+            (organization_id, limit),
         ).fetchall()
 
 

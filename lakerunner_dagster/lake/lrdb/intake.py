@@ -16,8 +16,8 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.errors import UniqueViolation
 
+from lakerunner_dagster.lake.bodies import number_field, text_field, uuid_field
 from lakerunner_dagster.lake.errors import InputError
-from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.leases import hold
 from lakerunner_dagster.lake.model import Lease, RawObject, Source, dateint_of
 from lakerunner_dagster.lake.planning.boxer import Pending
@@ -63,21 +63,21 @@ class Notification:
         """A message's JSON body, checked; InputError (``bad_notification``, ``bad_key``) saying what is wrong."""
         if not isinstance(body, Mapping):
             raise InputError("bad_notification", f"a notification is a JSON object, not {ascii(body)[:200]}")
-        key = _text(body, "k")
+        key = text_field(body, "k")
         check_key(key)
-        queued = _text(body, "t")
+        queued = text_field(body, "t")
         return cls(
             signal=signal,
-            organization_id=_uuid(body, "o"),
-            instance_num=_number(body, "i", 32_767),
-            bucket=_text(body, "b", BUCKET_LENGTH),
+            organization_id=uuid_field(body, "o"),
+            instance_num=number_field(body, "i", 32_767),
+            bucket=text_field(body, "b", BUCKET_LENGTH),
             key=key,
-            size=_number(body, "s", 2**62),
+            size=number_field(body, "s", 2**62),
             queued=queued,
-            event_time_ms=_number(body, "et", LATEST_MS) if "et" in body else _epoch_ms(queued),
-            etag=normalize_etag(_text(body, "e", ETAG_BYTES, default="")),
-            collector=_text(body, "c", default=""),
-            adapter=_text(body, "a", default=""),
+            event_time_ms=number_field(body, "et", LATEST_MS) if "et" in body else _epoch_ms(queued),
+            etag=normalize_etag(text_field(body, "e", ETAG_BYTES, default="")),
+            collector=text_field(body, "c", default=""),
+            adapter=text_field(body, "a", default=""),
         )
 
     def body(self) -> dict[str, Any]:
@@ -96,36 +96,13 @@ class Notification:
         }
 
 
-def _text(body: Mapping[Any, Any], name: str, longest: int = 1024, default: str | None = None) -> str:
-    value = body.get(name, default)
-    if not isinstance(value, str) or len(value.encode("utf-8", "replace")) > longest or storable(value) != value:
-        raise InputError(
-            "bad_notification", f"{name!r} must be text of at most {longest} bytes, not {ascii(value)[:200]}"
-        )
-    return value
-
-
-def _number(body: Mapping[Any, Any], name: str, largest: int) -> int:
-    value = body.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
-        raise InputError("bad_notification", f"{name!r} must be an integer of 0 to {largest}, not {ascii(value)[:200]}")
-    return value
-
-
-def _uuid(body: Mapping[Any, Any], name: str) -> UUID:
-    try:
-        return UUID(_text(body, name))
-    except ValueError as error:
-        raise InputError("bad_notification", f"{name!r} must be a UUID, not {ascii(body.get(name))[:200]}") from error
-
-
 def _epoch_ms(queued: str) -> int:
     """The time of an RFC 3339 text: what stands for the event time in messages of systems that send none."""
     try:
         milliseconds = int(datetime.fromisoformat(queued).timestamp() * 1000)
     except (ValueError, OverflowError) as error:
         raise InputError("bad_notification", f"'t' must be an RFC 3339 time, not {ascii(queued)[:200]}") from error
-    return _number({"t": milliseconds}, "t", LATEST_MS)
+    return number_field({"t": milliseconds}, "t", LATEST_MS)
 
 
 @dataclass(frozen=True, slots=True)

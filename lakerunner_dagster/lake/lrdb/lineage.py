@@ -77,7 +77,7 @@ class Link:
 
 
 def add(conn: Conn, outputs: Iterable[Output], *, operation: str, run_id: str, code_version: str) -> None:
-    """Say which raw objects made new segments; an error where that was said already."""
+    """Say which raw objects or segments made new segments; an error where that was said already."""
     with (
         conn.cursor() as cursor,
         cursor.copy(
@@ -97,7 +97,7 @@ def add(conn: Conn, outputs: Iterable[Output], *, operation: str, run_id: str, c
                         segment.dateint,
                         segment.hour,
                         segment.segment_id,
-                        "raw",
+                        str(output.input_kind),
                         given.input_id,
                         given.records,
                         operation,

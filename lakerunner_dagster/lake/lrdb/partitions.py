@@ -1,6 +1,7 @@
 """The leaves of the segment tables: one a day and organization, made before anything is inserted into them.
 
-What belongs here: creating them. What does not: what is in them (``segments``), dropping them (retention).
+What belongs here: creating them, and dropping empty ones. What does not: what is in them (``segments``), and for how
+long they are needed (``maintenance.retention``).
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from lakerunner_dagster.lake.model import date_of
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
+
+DROP_MS = 500
+"""How long a leaf that is to be dropped may keep readers waiting, in ms."""
 
 
 def ensure_partitions(lrdb: Lrdb, signal: Signal, organization_id: UUID, dateints: Iterable[int]) -> None:
@@ -24,18 +29,22 @@ def ensure_partitions(lrdb: Lrdb, signal: Signal, organization_id: UUID, dateint
     Has transactions of its own and must be called outside any other. ValueError for a dateint that is no day.
     """
     table = SIGNALS[signal].segment_table
-    branch = f"{table}_{organization_id.hex}"
+    branch = _branch(table, organization_id)
     leaves = {f"{branch}_{date_of(dateint):%Y%m%d}": dateint for dateint in dateints}
     with lrdb.connection() as conn:
         if _existing(conn, leaves) == set(leaves):
             return
     with lrdb.transaction() as conn:
-        # One maker at a time for each branch; look again, as the one before may have made the same leaves.
-        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (branch,))
+        _lock_branch(conn, branch)  # look again, as the one before may have made the same leaves
         if not _existing(conn, [branch]):
             _create_branch(conn, table, branch, organization_id)
         for leaf in sorted(set(leaves) - _existing(conn, leaves)):
             _create_leaf(conn, branch, leaf, leaves[leaf])
+
+
+def _lock_branch(conn: Conn, branch: str) -> None:
+    """One maker or dropper of leaves at a time for each branch."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (branch,))
 
 
 def _existing(conn: Conn, names: Iterable[str]) -> set[str]:
@@ -46,6 +55,10 @@ def _existing(conn: Conn, names: Iterable[str]) -> set[str]:
         (list(names),),
     )
     return {name for (name,) in rows}
+
+
+def _branch(table: str, organization_id: UUID) -> str:
+    return f"{table}_{organization_id.hex}"
 
 
 # Made apart and then attached: CREATE TABLE ... PARTITION OF locks out all readers of the parent, of every tenant.
@@ -71,3 +84,44 @@ def _create_leaf(conn: Conn, branch: str, leaf: str, dateint: int) -> None:
             **names, day=sql.Literal(dateint), after=sql.Literal(dateint + 1)
         )
     )
+
+
+def empty_leaves(conn: Conn, signal: Signal, organization_id: UUID, before: int) -> list[int]:
+    """The days before ``before`` (YYYYMMDD) of which an organization has a leaf without any row, in order."""
+    branch = _branch(SIGNALS[signal].segment_table, organization_id)
+    rows = conn.execute(
+        "SELECT right(c.relname, 8)::int FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " JOIN pg_class p ON p.oid = i.inhparent AND p.relnamespace = current_schema::regnamespace"
+        " WHERE p.relname = %s ORDER BY 1",
+        (branch,),
+    ).fetchall()
+    return [dateint for (dateint,) in rows if dateint < before and _is_empty(conn, f"{branch}_{dateint}")]
+
+
+def drop_leaf(lrdb: Lrdb, signal: Signal, organization_id: UUID, dateint: int) -> bool:
+    """Drop a day's leaf unless it has a row, published or not; False where it has, or somebody is at work on it.
+
+    It waits ``DROP_MS`` for readers at the most: behind it other readers of the organization would wait too. Work that
+    has made sure of the leaf and not inserted yet fails, and makes it again when it is tried again.
+    """
+    branch = _branch(SIGNALS[signal].segment_table, organization_id)
+    leaf = f"{branch}_{date_of(dateint):%Y%m%d}"
+    with lrdb.connection() as conn:
+        try:
+            with conn.transaction():
+                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(DROP_MS)))
+                _lock_branch(conn, branch)
+                if not _existing(conn, [leaf]):
+                    return False
+                conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(branch)))
+                if not _is_empty(conn, leaf):
+                    return False
+                conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(leaf)))
+        except (LockNotAvailable, DeadlockDetected):
+            return False
+    return True
+
+
+def _is_empty(conn: Conn, leaf: str) -> bool:
+    row = conn.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(leaf))).fetchone()
+    return row is not None and not row[0]

@@ -236,6 +236,14 @@ def prefixes_of(conn: Conn, source: Source, signal: Signal) -> list[str]:
     return [prefix for (prefix,) in rows]
 
 
+def mapped_prefixes(conn: Conn, bucket: str) -> list[str]:
+    """Every mapped prefix of a bucket, in order."""
+    rows = conn.execute(
+        "SELECT DISTINCT path_prefix FROM bucket_prefix_mappings WHERE bucket = %s ORDER BY path_prefix", (bucket,)
+    )
+    return [prefix for (prefix,) in rows]
+
+
 def _mapping(bucket: str, path_prefix: str, signal: str, organization_id: UUID, collector: str) -> PrefixMapping:
     return PrefixMapping(bucket, path_prefix, Signal(signal), organization_id, collector)
 
@@ -252,6 +260,14 @@ def set_retention(conn: Conn, organization_id: UUID, signal: Signal, days: int, 
         """,
         (organization_id, signal, frequency_ms, days),
     )
+
+
+def retentions(conn: Conn, organization_id: UUID) -> list[tuple[Signal, int, int]]:
+    """What was said of an organization: signal, ``frequency_ms`` (0: all of the signal without a rule) and days."""
+    rows = conn.execute(
+        "SELECT signal, frequency_ms, days FROM retentions WHERE organization_id = %s ORDER BY 1, 2", (organization_id,)
+    )
+    return [(Signal(signal), frequency_ms, days) for signal, frequency_ms, days in rows]
 
 
 def retention_days(conn: Conn, organization_id: UUID, signal: Signal, frequency_ms: int = 0) -> int:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.lrdb import conservation, deletions, lineage, outbox, segments, swap
+from lakerunner_dagster.lake.lrdb import boxes, conservation, deletions, lineage, outbox, segments, swap
 from lakerunner_dagster.lake.lrdb import ledger as books
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.leases import hold
@@ -76,7 +76,14 @@ def publish_ingest(
     books.add(conn, ledger, [output.segment for output in outputs])
     outbox.add(conn, messages)
     _learn_ratio(conn, box)
-    _end_box(conn, box, outputs, outcomes)
+    boxes.finish(
+        conn,
+        box.lease,
+        source.organization_id,
+        ingested=sum(outcome.state is RawState.INGESTED for outcome in outcomes),
+        segments=len(outputs),
+        records=sum(output.segment.records for output in outputs),
+    )
 
 
 def _ids(outputs: Iterable[Output]) -> list[int]:
@@ -120,24 +127,6 @@ def _end_objects(conn: Conn, box: ClaimedBox, outcomes: Sequence[ObjectOutcome])
             [json.dumps(dict(outcome.rejected)) for outcome in outcomes],
             [outcome.error_class for outcome in outcomes],
             [None if outcome.error_text is None else storable(outcome.error_text) for outcome in outcomes],
-            box.source.organization_id,
-        ),
-    )
-
-
-def _end_box(conn: Conn, box: ClaimedBox, outputs: Sequence[Output], outcomes: Sequence[ObjectOutcome]) -> None:
-    conn.execute(
-        """
-        UPDATE boxes SET
-            state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %s, segments = %s,
-            records = %s
-        WHERE box_id = %s AND organization_id = %s
-        """,
-        (
-            sum(outcome.state is RawState.INGESTED for outcome in outcomes),
-            len(outputs),
-            sum(output.segment.records for output in outputs),
-            box.lease.box_id,
             box.source.organization_id,
         ),
     )

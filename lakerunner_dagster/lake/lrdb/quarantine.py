@@ -1,13 +1,14 @@
-"""What was set aside, for a person: raw objects that are quarantined, missing or lost records, and dead letters.
+"""What was set aside, for a person: raw objects that are quarantined, missing or lost records, segments that cannot be
+read, and dead letters.
 
-What belongs here: finding them by one kind of id (``raw:12``, ``dead:3``) and sending them round again. What does not:
-how they came to be set aside (``publish``, ``dead_letters``).
+What belongs here: finding them by one kind of id (``raw:12``, ``segment:7``, ``dead:3``) and sending them round again.
+What does not: how they came to be set aside (``publish``, ``faults``, ``dead_letters``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,18 @@ from uuid import UUID
 from psycopg import sql
 
 from lakerunner_dagster.lake.errors import RequestRefused
-from lakerunner_dagster.lake.lrdb import dead_letters, intake
+from lakerunner_dagster.lake.lrdb import dead_letters, faults, intake
 from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
+from lakerunner_dagster.lake.lrdb.faults import Fault
 from lakerunner_dagster.lake.lrdb.rows import RAW_OBJECT, raw_object
 from lakerunner_dagster.lake.model import RawObject, RawState
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
 
-ITEM_ID = re.compile(r"(raw|dead):([1-9][0-9]{0,17})")
+ITEM_ID = re.compile(r"(raw|segment|dead):([1-9][0-9]{0,18})")
+
+LARGEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,14 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What a retry has done: objects that are pending again, and dead letters for the caller to send again.
+    """What a retry has done: objects that are pending again, segments that will be read again at once, and dead
+    letters for the caller to send again.
 
     Once they are sent (``notifications.intake``), call :func:`dead_letters.mark_replayed`.
     """
 
     pending: tuple[int, ...]
+    due: tuple[int, ...]
     letters: tuple[DeadLetter, ...]
 
 
@@ -83,17 +89,18 @@ def set_aside(conn: Conn, organization_id: UUID, limit: int) -> list[SetAside]:
     ]
 
 
-def show(conn: Conn, item_id: str) -> SetAside | DeadLetter:
+def show(conn: Conn, item_id: str) -> SetAside | Fault | DeadLetter:
     """Everything that is known of an item; RequestRefused when there is none of that id."""
     kind, number = _parsed(item_id)
-    found = dead_letters.show(conn, number) if kind == "dead" else _raw_set_aside(conn, number)
+    found = _SHOWN[kind](conn, number) if number <= LARGEST_ID else None
     if found is None:
         raise RequestRefused(f"nothing is set aside as {item_id}: `lakerunner quarantine list` shows what is")
     return found
 
 
 def retry(conn: Conn, item_ids: Iterable[str]) -> Retried:
-    """Send items round again: objects wait to be boxed, dead letters are given back to be sent again.
+    """Send items round again: objects wait to be boxed, segments may be read at once, dead letters are given back to be
+    sent again.
 
     RequestRefused, and nothing done, when one of them is not there, or is an object that is ingested already: its
     rejected records come with a rebuild of their day, once what rejects them has changed.
@@ -108,8 +115,12 @@ def retry(conn: Conn, item_ids: Iterable[str]) -> Retried:
             )
     for item in objects:
         intake.requeue(conn, item.raw.organization_id, [item.raw.raw_object_id])
+    faulty = [item for item in items if isinstance(item, Fault)]
+    for fault in faulty:
+        faults.make_due(conn, fault.organization_id, fault.segment_id)
     return Retried(
         pending=tuple(item.raw.raw_object_id for item in objects),
+        due=tuple(fault.segment_id for fault in faulty),
         letters=tuple(item for item in items if isinstance(item, DeadLetter)),
     )
 
@@ -117,7 +128,7 @@ def retry(conn: Conn, item_ids: Iterable[str]) -> Retried:
 def _parsed(item_id: str) -> tuple[str, int]:
     match = ITEM_ID.fullmatch(item_id)
     if match is None:
-        raise RequestRefused(f"{item_id!r} is no item of the quarantine: they are called raw:12 or dead:3")
+        raise RequestRefused(f"{item_id!r} is no item of the quarantine: they are called raw:12, segment:7 or dead:3")
     return match[1], int(match[2])
 
 
@@ -125,6 +136,13 @@ def _raw_set_aside(conn: Conn, raw_object_id: int) -> SetAside | None:
     query = sql.SQL("{rows} WHERE r.raw_object_id = %s AND {attention}").format(rows=_SET_ASIDE, attention=_ATTENTION)
     row = conn.execute(query, (raw_object_id,)).fetchone()
     return None if row is None else _set_aside(row)
+
+
+_SHOWN: Mapping[str, Callable[[Conn, int], SetAside | Fault | DeadLetter | None]] = {
+    "raw": _raw_set_aside,
+    "segment": faults.show,
+    "dead": dead_letters.show,
+}
 
 
 def _set_aside(row: Sequence[Any]) -> SetAside:

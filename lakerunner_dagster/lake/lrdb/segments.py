@@ -6,27 +6,40 @@ raw objects made it (``lineage``), the leaves that rows go into (``partitions``)
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg.types.range import Int8Range
 
+from lakerunner_dagster.lake.lrdb import unsettled
 from lakerunner_dagster.lake.model import CreatedBy, Segment, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
 
+
+class RowOfDay(NamedTuple):
+    """A segment's UTC hour and tier (0 for logs and traces), and whether readers see it."""
+
+    hour: int
+    frequency_ms: int
+    published: bool
+
+
 _KEY = ("organization_id", "dateint", "frequency_ms", "segment_id", "instance_num")
 
 
-def insert(conn: Conn, segments: Iterable[Segment], *, published: bool = True) -> None:
-    """Add rows; a row that is there already is an error (psycopg's UniqueViolation), never passed over."""
+def insert(conn: Conn, segments: Sequence[Segment]) -> None:
+    """Publish segments; a row that is there already is an error (psycopg's UniqueViolation), never passed over."""
+    unsettled.touch(conn, segments)
     for segment in segments:
-        row = _row(segment) | {"published": published}
+        row = _row(segment) | {"published": True}
         conn.execute(
             sql.SQL("INSERT INTO {table} ({columns}) VALUES ({values})").format(
                 table=_table(segment.signal),
@@ -39,6 +52,7 @@ def insert(conn: Conn, segments: Iterable[Segment], *, published: bool = True) -
 
 def rewrite(conn: Conn, segment: Segment) -> int:
     """Make the row of a segment say what its object is now, and publish it; 1, or 0 where there is no such row."""
+    unsettled.touch(conn, [segment])
     row = _row(segment) | {"published": True}
     key = [name for name in _KEY if name in row]
     return conn.execute(
@@ -53,14 +67,30 @@ def rewrite(conn: Conn, segment: Segment) -> int:
 
 def unpublish(conn: Conn, segments: Iterable[Segment]) -> None:
     """Take segments out of what readers see; their rows stay."""
+    days: defaultdict[tuple[Signal, UUID, int, int, int], list[int]] = defaultdict(list)
     for segment in segments:
-        row = _row(segment)
+        day = (
+            segment.signal,
+            segment.organization_id,
+            segment.dateint,
+            segment.instance_num,
+            segment.frequency_ms,
+        )
+        days[day].append(segment.segment_id)
+    for (signal, organization_id, dateint, instance_num, frequency_ms), segment_ids in days.items():
         conn.execute(
-            sql.SQL("UPDATE {table} SET published = false WHERE {key}").format(
-                table=_table(segment.signal),
-                key=sql.SQL(" AND ").join(_equation(name) for name in _KEY if name in row),
-            ),
-            row,
+            sql.SQL("""
+            UPDATE {table} SET published = false
+            WHERE organization_id = %(organization)s AND dateint = %(dateint)s AND instance_num = %(instance)s
+              AND {tier} AND segment_id = ANY(%(ids)s)
+            """).format(table=_table(signal), tier=_tier(signal)),
+            {
+                "organization": organization_id,
+                "dateint": dateint,
+                "instance": instance_num,
+                "frequency": frequency_ms,
+                "ids": segment_ids,
+            },
         )
 
 
@@ -76,10 +106,22 @@ def delete_unpublished(conn: Conn, source: Source, signal: Signal, dateint: int,
 
 
 def published_segments(
-    conn: Conn, source: Source, signal: Signal, dateint: int, *, frequency_ms: int, hour: int | None = None
+    conn: Conn,
+    source: Source,
+    signal: Signal,
+    dateint: int,
+    *,
+    frequency_ms: int,
+    hour: int | None = None,
+    segment_ids: Sequence[int] | None = None,
 ) -> list[Segment]:
-    """What readers see of a source, day (and UTC hour) and tier (0 for logs and traces), in the order of time."""
-    return _published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour, lock=False)
+    """What readers see of a source, day (and UTC hour) and tier (0 for logs and traces), in the order of time.
+
+    Of these ids alone, where any are given.
+    """
+    return _published(
+        conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour, segment_ids=segment_ids, lock=False
+    )
 
 
 def lock_swaps(conn: Conn, source: Source, signal: Signal, frequency_ms: int) -> None:
@@ -93,10 +135,22 @@ def lock_swaps(conn: Conn, source: Source, signal: Signal, frequency_ms: int) ->
 
 
 def lock_published(
-    conn: Conn, source: Source, signal: Signal, dateint: int, *, frequency_ms: int, hour: int
+    conn: Conn,
+    source: Source,
+    signal: Signal,
+    dateint: int,
+    *,
+    frequency_ms: int,
+    hour: int,
+    segment_ids: Sequence[int] | None = None,
 ) -> list[Segment]:
-    """The published segments of an hour, locked until the transaction ends; after :func:`lock_swaps`."""
-    return _published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour, lock=True)
+    """The published segments of an hour (those of these ids), locked until the transaction ends.
+
+    To be called after :func:`lock_swaps`.
+    """
+    return _published(
+        conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour, segment_ids=segment_ids, lock=True
+    )
 
 
 def known_ids(
@@ -119,20 +173,40 @@ def known_ids(
     return {segment_id for (segment_id,) in rows}
 
 
+def rows_of_day(conn: Conn, source: Source, signal: Signal, dateint: int) -> dict[int, RowOfDay]:
+    """Where each segment of a day has its place, published or not, by id; without all else that its row says."""
+    rows = conn.execute(
+        sql.SQL(
+            "SELECT segment_id, lower(ts_range) / 3600000 %% 24, {tier}, published FROM {table}"
+            " WHERE organization_id = %s AND dateint = %s AND instance_num = %s"
+        ).format(table=_table(signal), tier=sql.SQL("frequency_ms" if SIGNALS[signal].frequency_ms else "0")),
+        (source.organization_id, dateint, source.instance_num),
+    )
+    return {segment_id: RowOfDay(*place) for segment_id, *place in rows}
+
+
 def _published(
-    conn: Conn, source: Source, signal: Signal, dateint: int, *, frequency_ms: int, hour: int | None, lock: bool
+    conn: Conn,
+    source: Source,
+    signal: Signal,
+    dateint: int,
+    *,
+    frequency_ms: int,
+    hour: int | None,
+    segment_ids: Sequence[int] | None,
+    lock: bool,
 ) -> list[Segment]:
-    tiered = bool(SIGNALS[signal].frequency_ms)
     query = sql.SQL(
         """
         SELECT * FROM {table}
         WHERE organization_id = %(organization)s AND dateint = %(dateint)s AND instance_num = %(instance)s AND published
           AND {tier} AND (%(hour)s::int IS NULL OR lower(ts_range) / 3600000 %% 24 = %(hour)s)
+          AND (%(ids)s::bigint[] IS NULL OR segment_id = ANY(%(ids)s))
         ORDER BY lower(ts_range), segment_id {lock}
         """
     ).format(
         table=_table(signal),
-        tier=sql.SQL("frequency_ms = %(frequency)s" if tiered else "true"),
+        tier=_tier(signal),
         lock=sql.SQL("FOR UPDATE" if lock else ""),
     )
     parameters = {
@@ -141,6 +215,7 @@ def _published(
         "dateint": dateint,
         "frequency": frequency_ms,
         "hour": hour,
+        "ids": None if segment_ids is None else list(segment_ids),
     }
     with conn.cursor(row_factory=dict_row) as cursor:
         return [_segment(source, signal, row) for row in cursor.execute(query, parameters)]
@@ -148,6 +223,11 @@ def _published(
 
 def _table(signal: Signal) -> sql.Identifier:
     return sql.Identifier(SIGNALS[signal].segment_table)
+
+
+def _tier(signal: Signal) -> sql.SQL:
+    """Condition for the rows of the tier ``frequency``, where the signal has tiers."""
+    return sql.SQL("frequency_ms = %(frequency)s" if SIGNALS[signal].frequency_ms else "true")
 
 
 def _equation(name: str) -> sql.Composed:

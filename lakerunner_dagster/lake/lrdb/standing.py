@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
 from psycopg import sql
 
@@ -57,6 +58,12 @@ def rejecting_objects(conn: Conn, source: Source, signal: Signal, dateint: int) 
     return _objects(conn, source, {raw_object_id for (raw_object_id,) in rows})
 
 
+def published_records(conn: Conn, raw: RawObject) -> int:
+    """How many records of a raw object readers see."""
+    seen = _records_by_hour(conn, raw.organization_id, raw.signal, [raw.raw_object_id])
+    return seen[raw.raw_object_id].total()
+
+
 def records_by_hour(
     conn: Conn, source: Source, signal: Signal, raw_object_ids: Collection[int]
 ) -> dict[int, Counter[Hour]]:
@@ -64,6 +71,12 @@ def records_by_hour(
 
     A segment that was merged into others is seen through them.
     """
+    return _records_by_hour(conn, source.organization_id, signal, raw_object_ids)
+
+
+def _records_by_hour(
+    conn: Conn, organization_id: UUID, signal: Signal, raw_object_ids: Collection[int]
+) -> dict[int, Counter[Hour]]:
     rows = conn.execute(
         sql.SQL("""
         WITH RECURSIVE base AS (
@@ -85,7 +98,7 @@ def records_by_hour(
         GROUP BY b.input_id, b.dateint, b.hour
         """).format(table=sql.Identifier(SIGNALS[signal].segment_table)),
         {
-            "organization": source.organization_id,
+            "organization": organization_id,
             "objects": list(raw_object_ids),
             "signal": str(signal),
             "frequency": SIGNALS[signal].frequency_ms,

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from lakerunner_dagster.lake.lrdb.boxes import ingest_stage
 from lakerunner_dagster.lake.lrdb.profiles import Organization, organizations
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
@@ -139,7 +139,7 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
         "organization": organization.organization_id,
         "name": organization.name,
         "signal": str(signal),
-        "stage": ingest_stage(signal),
+        "stage": ingest_stage(signal).name,
         "boxes": LATENCY_BOXES,
     }
     with conn.cursor(row_factory=class_row(SourceStatus)) as cursor:

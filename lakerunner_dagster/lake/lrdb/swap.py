@@ -53,7 +53,7 @@ def swap(
     gone = [segment for segment in published if segment.segment_id not in set(wanted_ids)]
     supersede(conn, gone, wanted_ids, operation=ledger.operation, run_id=ledger.run_id)
     insert(conn, [segment for segment in wanted if segment.segment_id not in known | kept])
-    _republish(conn, source, [segment for segment in wanted if segment.segment_id in known])
+    _republish(conn, [segment for segment in wanted if segment.segment_id in known])
     faults.forget(conn, source.organization_id, wanted_ids)  # their objects have just been written
     return Replaced(
         kept=tuple(sorted(kept)),
@@ -99,15 +99,20 @@ def supersede(conn: Conn, gone: Sequence[Segment], replaced_by: Sequence[int], *
         )
 
 
-def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
+def _forget_superseded(conn: Conn, published: Sequence[Segment]) -> None:
+    for organization_id in {segment.organization_id for segment in published}:
+        conn.execute(
+            "DELETE FROM supersessions WHERE organization_id = %s AND segment_id = ANY(%s)",
+            (organization_id, [segment.segment_id for segment in published]),
+        )
+
+
+def _republish(conn: Conn, again: Sequence[Segment]) -> None:
     """Segments that were superseded, or whose object has been written anew: their rows say what is there now.
 
     None of them is about to be deleted, or was while its object was written (``deletions.require_kept``).
     """
-    conn.execute(
-        "DELETE FROM supersessions WHERE organization_id = %s AND segment_id = ANY(%s)",
-        (source.organization_id, [segment.segment_id for segment in again]),
-    )
+    _forget_superseded(conn, again)
     for segment in again:
         if segments.rewrite(conn, segment) == 0:
             raise SwapConflict(f"segment {segment.key} lost its row while it was published again: do the work again")
@@ -115,6 +120,7 @@ def _republish(conn: Conn, source: Source, again: Sequence[Segment]) -> None:
 
 def insert(conn: Conn, new: Sequence[Segment]) -> None:
     """Publish segments that have no row; SwapConflict where one has."""
+    _forget_superseded(conn, new)  # that one has expired before is remembered without a row
     try:
         segments.insert(conn, new)
     except UniqueViolation as error:

@@ -22,7 +22,7 @@ from lakerunner_dagster.lake.errors import (
     StoreUnavailable,
 )
 from lakerunner_dagster.lake.notifications.events import ObjectEvent
-from lakerunner_dagster.lake.notifications.listing import raw_objects
+from lakerunner_dagster.lake.notifications.listing import hidden, raw_objects
 from lakerunner_dagster.lake.notifications.metrics import AdapterMetrics
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ class DirectoryAdapter:
         return _Sighting(found.size, found.last_modified_ms, since=now)
 
     def _hidden(self, key: str, sighting: _Sighting) -> bool:
-        """Names with a leading dot are what programs write while they work, not what people put there."""
-        if not any(element.startswith(".") for element in key.split("/")):
+        if not hidden(self._store, key):
             return False
         sighting.done = True
         self.metrics.count_reasons("ignored", {"hidden": 1})

@@ -1,18 +1,25 @@
-"""What a run tells the next stages about the segments that it has published (spec/messages.md, Bodies).
+"""What is told of segments: to the next stages when they are published, and in boxes (spec/messages.md, Bodies).
 
-What belongs here: topic, key and body of ``boxer.*`` messages. What does not: sending them (``ticks.outbox``).
+What belongs here: topic, key and body of ``boxer.*`` messages and of a compaction box. What does not: sending them
+(``ticks.outbox``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lakerunner_dagster.lake.lrdb.unsettled import PublishedSegment
 from lakerunner_dagster.lake.model import Message, Segment, rfc3339
+from lakerunner_dagster.lake.planning.compaction import SegmentGroup
 from lakerunner_dagster.lake.signals import INGEST_FREQUENCY_MS, ROLLUP_TOPIC, SIGNALS
+from lakerunner_dagster.lake.stages import compaction_stage
 
 NEXT_TIER_MS = {INGEST_FREQUENCY_MS: 60_000}
 """By the frequency (ms) of a tier, that of the tier computed from it."""
+
+BOX_MEMBERS = 3000
+"""Most segments that a box's message names, so that it stays under 900 kB; lrdb knows all of them."""
 
 
 def announcements(segments: Iterable[Segment], queued_ms: int) -> list[Message]:
@@ -41,3 +48,29 @@ def _of(segment: Segment, queued_ms: int) -> Iterator[Message]:
     if target is not None:
         tiers = {"sf": segment.frequency_ms, "tf": target, "st": rfc3339(segment.start_ms)}
         yield Message(ROLLUP_TOPIC, f"{group}/{target}", facts | tiers)
+
+
+def compaction_box(group: SegmentGroup, members: Sequence[PublishedSegment], box_id: int, queued_ms: int) -> Message:
+    """The message of a box of compaction: the segments of one hour that are to be merged."""
+    queued = rfc3339(queued_ms)
+    tier = {"f": group.frequency_ms} if group.frequency_ms else {}
+    bodies = [
+        {
+            "v": 1,
+            "o": str(group.organization_id),
+            "d": group.dateint,
+            "s": member.candidate.segment_id,
+            "i": group.instance_num,
+            "rc": member.record_count,
+            "fs": member.candidate.bytes,
+            "t": queued,
+            **(tier or {"st": member.start_ms, "et": member.end_ms}),
+        }
+        for member in members[:BOX_MEMBERS]
+    ]
+    elements = [str(group.organization_id), group.dateint, group.instance_num, *tier.values()]
+    return Message(
+        compaction_stage(group.signal).box_topic,
+        "/".join(map(str, elements)),
+        {"v": 1, "m": bodies, "q": queued, "box": box_id},
+    )

@@ -1,7 +1,7 @@
 """One attempt at a claimed box: read, decode, write segments, publish.
 
 What belongs here: the order of these, and how each raw object of the box ends. What does not: bytes to segments
-(``transform``), what the publishing transaction does (``lrdb.publish``), what follows a failure (``ingest``).
+(``transform``), what the publishing transaction does (``lrdb.publish``), what follows a failure (``drain``).
 
 Until the transaction nobody sees anything of it: killed before, the next attempt writes the same objects again; killed
 after, the box is done.
@@ -23,7 +23,7 @@ from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
 from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
 from lakerunner_dagster.lake.runs.reading import Fetched, Unreadable, fetch
-from lakerunner_dagster.lake.runs.report import SetAside, Step
+from lakerunner_dagster.lake.runs.report import OnStep, SetAside, Step
 from lakerunner_dagster.lake.runs.transform import (
     CHUNK_BYTES,
     Recipe,
@@ -40,15 +40,16 @@ OPERATION = "ingest"
 """What lineage and ledger call this work; it enters segment ids."""
 
 
-def ingest(lake: Lake, box: ClaimedBox) -> Step:
-    """Work on a claimed box, through to its commit. Raises what prevents that; nothing is visible then.
+def ingest(lake: Lake, box: ClaimedBox, on_step: OnStep) -> None:
+    """Work on a claimed box, through to its one commit. Raises what prevents that; nothing is visible then.
 
     An object that is corrupt or missing prevents nothing: it ends as quarantined or missing, alone.
     """
     with Heartbeat(lake.lrdb, box.lease, lake.settings.lease_seconds) as heartbeat:
         attempt = _Attempt(lake, box, heartbeat)
         attempt.write_segments()
-        return attempt.publish()
+        step = attempt.publish()
+    on_step(step)
 
 
 class _Attempt:

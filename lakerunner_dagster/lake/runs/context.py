@@ -6,13 +6,13 @@ What belongs here: opening and closing them. What does not: what is done with th
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
-from lakerunner_dagster.lake.settings import BoxPolicy, Limits, Settings
+from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings
 from lakerunner_dagster.lake.store import Store
 
 CONNECTIONS = 4
@@ -48,6 +48,7 @@ class Lake:
     lrdb: Lrdb
     bus: Bus
     stores: Stores
+    compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 
-from lakerunner_dagster.lake.errors import InputError, ObjectMissing
+from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.lrdb import intake, profiles
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.intake import Notification
 from lakerunner_dagster.lake.lrdb.known import ObjectName, known_objects
 from lakerunner_dagster.lake.model import Source, dateint_of, rfc3339
+from lakerunner_dagster.lake.notifications.listing import with_etag
 from lakerunner_dagster.lake.notifications.routing import Route, route, uninteresting
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import Signal
@@ -37,7 +37,7 @@ def register_unknown(lake: Lake, signal: Signal, source: Source, dateint: int) -
     of_day = (found for found in _listed(lake, store, signal, source) if dateint_of(found.last_modified_ms) == dateint)
     new = 0
     while batch := list(islice(of_day, BATCH)):
-        named = [there for found in batch if (there := _named(store, found)) is not None]
+        named = [there for found in batch if (there := with_etag(store, found)) is not None]
         with lake.lrdb.transaction() as conn:
             new += _register(conn, signal, source, named)
     return new
@@ -50,16 +50,6 @@ def _listed(lake: Lake, store: Store, signal: Signal, source: Source) -> Iterato
     for prefix in [f"otel-raw/{source.organization_id}/{source.collector}/", *mapped]:
         directory, _, _ = prefix.rpartition("/")
         yield from (found for found in store.list(directory) if found.key.startswith(prefix))
-
-
-def _named(store: Store, found: StoredObject) -> StoredObject | None:
-    """The object with its etag, which a directory's listing does not tell; None when it is gone again."""
-    if found.etag:
-        return found
-    try:
-        return replace(found, etag=store.head(found.key).etag)
-    except (InputError, ObjectMissing):
-        return None
 
 
 def _register(conn: Conn, signal: Signal, source: Source, found: list[StoredObject]) -> int:

@@ -1,7 +1,7 @@
 """The rebuild of a day: what it misses is ingested, then each of its hours is computed anew and replaced.
 
 What belongs here: the order of these, and what is told when a part cannot be done. What does not: finding objects
-(``discovery``), ingesting (``ingest``), computing hours (``hours``).
+(``discovery``), ingesting (``drain``), computing hours (``hours``).
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from lakerunner_dagster.lake.lrdb.standing import Hour
 from lakerunner_dagster.lake.model import RawState, Source, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.discovery import register_unknown
+from lakerunner_dagster.lake.runs.drain import OUTAGES, require_complete, work_off
 from lakerunner_dagster.lake.runs.hours import Strays, Task, find_strays, replace_hour
-from lakerunner_dagster.lake.runs.ingest import OUTAGES, require_complete, work_off
 from lakerunner_dagster.lake.runs.report import Failure, OnStep, RebuildReport, Step
 from lakerunner_dagster.lake.signals import Signal
-from lakerunner_dagster.lake.ticks.boxing import close_partition
+from lakerunner_dagster.lake.stages import ingest_stage
+from lakerunner_dagster.lake.ticks.ingesting import close_partition
 from lakerunner_dagster.lake.ticks.outbox import announce
 
 logger = logging.getLogger(__name__)
 
 
-def rebuild(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_hour: OnStep) -> RebuildReport:
+def rebuild(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_step: OnStep) -> RebuildReport:
     """Ingest what the day still misses, then replace each of its hours by what its raw objects say now.
 
-    ``on_hour`` is called for the boxes as well, which have no ``hour``. Doing it twice changes nothing. Raises
+    ``on_step`` is called for the boxes as well, which have no ``hour``. Doing it twice changes nothing. Raises
     WorkIncomplete at the end when a box or an hour could not be done: each such hour is as it was.
     """
     task = Task(source, signal, dateint, run_id)
     _find_work(lake, task)
-    drained = work_off(lake, signal, source, dateint, run_id=run_id, on_box=on_hour)
-    hours, failures = _replace_hours(lake, task, on_hour)
+    drained = work_off(lake, ingest_stage(signal), source, dateint, run_id=run_id, on_step=on_step)
+    hours, failures = _replace_hours(lake, task, on_step)
     require_complete(source, dateint, [*drained.failures, *failures])
     return RebuildReport(drained.steps, tuple(hours))
 
@@ -50,14 +51,14 @@ def _find_work(lake: Lake, task: Task) -> None:
             and dateint_of(known.raw.event_time_ms) == task.dateint
         ]
         again = intake.requeue(conn, task.source.organization_id, aside)
-        reopened = boxes.reopen_failed(conn, boxes.ingest_stage(task.signal), task.source, task.dateint)
+        reopened = boxes.reopen_failed(conn, ingest_stage(task.signal).name, task.source, task.dateint)
         close_partition(
             conn, task.signal, task.source, task.dateint, policy=lake.policy, now_ms=time.time_ns() // 1_000_000
         )
     logger.info("%d raw objects were unknown, %d set aside, %d boxes had failed", found, again, reopened)
 
 
-def _replace_hours(lake: Lake, task: Task, on_hour: OnStep) -> tuple[list[Step], list[Failure]]:
+def _replace_hours(lake: Lake, task: Task, on_step: OnStep) -> tuple[list[Step], list[Failure]]:
     """Compute and swap each hour that has segments, or should have."""
     with lake.lrdb.connection() as conn:
         hours = standing.hours_of_day(conn, task.source, task.signal, task.dateint)
@@ -78,7 +79,7 @@ def _replace_hours(lake: Lake, task: Task, on_hour: OnStep) -> tuple[list[Step],
         done |= swapped
         announce(lake.lrdb, lake.bus)
         for step in swapped.values():
-            on_hour(step)
+            on_step(step)
     return list(done.values()), failures
 
 

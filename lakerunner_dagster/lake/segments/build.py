@@ -5,20 +5,18 @@ What belongs here: the order of the steps. What does not: the steps (the modules
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
-from lakerunner_dagster.lake.errors import ConservationBreach, ContractBreach
-from lakerunner_dagster.lake.model import HOUR_MS, Contribution, CreatedBy, Output, Segment, Source, dateint_of, hour_of
+from lakerunner_dagster.lake.errors import ConservationBreach
+from lakerunner_dagster.lake.model import Contribution, CreatedBy, Output, Source
 from lakerunner_dagster.lake.segments import index, parquet
 from lakerunner_dagster.lake.segments.columns import FILE, POINTS, conform
-from lakerunner_dagster.lake.segments.fingerprints import index_fingerprints
-from lakerunner_dagster.lake.segments.ids import inputs_digest, segment_id
 from lakerunner_dagster.lake.segments.order import row_order
+from lakerunner_dagster.lake.segments.work import Work
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows
 
@@ -66,52 +64,22 @@ def build(
     rows = parquet.encode(pc.take(rows, row_order(rows, spec.sort_keys), boundscheck=False))
     _check_conserved(rows, contributions)
 
-    start_ms, end_ms = index.time_range(rows, spec.frequency_ms)
-    if start_ms // HOUR_MS != (end_ms - 1) // HOUR_MS:
-        raise ContractBreach(
-            f"Rows of {source.key} span [{start_ms}, {end_ms}) ms: a segment holds one UTC hour alone."
-        )
-    labels = index.label_name_map(rows, original_keys)
-    data = parquet.write(
-        rows,
-        {
-            "lakerunner.organization": str(source.organization_id),
-            "lakerunner.signal": str(signal),
-            "lakerunner.frequency_ms": str(spec.frequency_ms),
-            "lakerunner.inputs": inputs_digest(inputs),
-            "lakerunner.code_version": spec.code_version,
-            "lakerunner.columns": json.dumps(labels, ensure_ascii=False),
-        },
-    )
-    segment = Segment(
-        organization_id=source.organization_id,
-        instance_num=source.instance_num,
-        collector=source.collector,
+    contents = index.Contents(signal, spec.frequency_ms)
+    contents.add(rows)
+    labels = contents.labels(original_keys)
+    work = Work(
+        source=source,
         signal=signal,
-        dateint=dateint_of(start_ms),
         frequency_ms=spec.frequency_ms,
-        segment_id=segment_id(
-            organization_id=source.organization_id,
-            instance_num=source.instance_num,
-            signal=signal,
-            frequency_ms=spec.frequency_ms,
-            dateint=dateint_of(start_ms),
-            hour=hour_of(start_ms),
-            inputs=inputs,
-            operation=operation,
-            code_version=spec.code_version,
-            ordinal=ordinal,
-        ),
-        start_ms=start_ms,
-        end_ms=end_ms,
-        record_count=rows.num_rows,
-        file_size=data.size,
-        ingest_dateint=ingest_dateint,
-        created_by=CreatedBy.INGEST,
-        records=index.records(rows),
-        fingerprints=index_fingerprints(rows),
-        label_name_map=labels,
-        **index.CONTENT_FIELDS[signal](rows),
+        hour_ms=contents.start_ms,
+        inputs=inputs,
+        operation=operation,
+        code_version=spec.code_version,
+        ordinal=ordinal,
+    )
+    data = parquet.write(rows, work.footer(labels))
+    segment = work.segment(
+        contents, labels, file_size=data.size, ingest_dateint=ingest_dateint, created_by=CreatedBy.INGEST
     )
     return Built(Output(segment, contributions), data)
 

@@ -15,7 +15,7 @@ from lakerunner_dagster.lake.errors import ContractBreach
 from lakerunner_dagster.lake.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 FILE = "_file"
 """Working column of a decoded table, never written: int32 ordinal of the raw payload that a row comes from."""
@@ -118,6 +118,37 @@ def coded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
 
 
+def attributes_among(names: Iterable[str], signal: Signal) -> set[str]:
+    """The attribute columns among the columns of a table of rows.
+
+    :raises ContractBreach: for a column that no segment has.
+    """
+    attributes = set(names) - set(FIXED_COLUMNS[signal].names) - {OVERFLOW}
+    if strangers := sorted(name for name in attributes if not name.startswith(ATTRIBUTE_PREFIXES)):
+        raise ContractBreach(f"Columns {strangers} have no place in a {signal} segment: nothing is written.")
+    return attributes
+
+
+def segment_schema(signal: Signal, attributes: Collection[str]) -> pa.Schema:
+    """Fixed columns, then the attribute columns sorted within each prefix, then the overflow."""
+    sorted_names = (name for prefix in ATTRIBUTE_PREFIXES for name in sorted(attributes) if name.startswith(prefix))
+    return pa.schema([*FIXED_COLUMNS[signal], *((name, pa.string()) for name in (*sorted_names, OVERFLOW))])
+
+
+def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with exactly the columns of a schema, each whole, in its order and of its types; NULL where absent.
+
+    Strings may be dictionary-encoded, before and after.
+
+    :raises ContractBreach: for values that do not fit their type.
+    """
+    given = dict(zip(table.column_names, table.columns, strict=True))
+    absent = pa.nulls(table.num_rows)
+    return pa.table(
+        {field.name: _typed(whole(given[field.name]) if field.name in given else absent, field) for field in schema}
+    )
+
+
 def conform(table: pa.Table, signal: Signal) -> pa.Table:
     """The rows with exactly the columns of a segment, in the order of the spec.
 
@@ -126,19 +157,9 @@ def conform(table: pa.Table, signal: Signal) -> pa.Table:
 
     :raises ContractBreach: for a column that no segment has, or one whose values do not fit its type.
     """
-    fixed = FIXED_COLUMNS[signal]
-    given = dict(zip(table.column_names, map(whole, table.columns), strict=True))
-    attributes = given.keys() - set(fixed.names) - {OVERFLOW}
-    if strangers := sorted(name for name in attributes if not name.startswith(ATTRIBUTE_PREFIXES)):
-        raise ContractBreach(f"Columns {strangers} have no place in a {signal} segment: nothing is written.")
-    absent = pa.nulls(table.num_rows)
-    columns = {field.name: _typed(given.get(field.name, absent), field) for field in fixed}
-    for name in (name for prefix in ATTRIBUTE_PREFIXES for name in sorted(attributes) if name.startswith(prefix)):
-        column = _typed(given[name], pa.field(name, pa.string()))
-        if column.null_count < len(column):
-            columns[name] = column
-    columns[OVERFLOW] = _typed(given.get(OVERFLOW, absent), pa.field(OVERFLOW, pa.string()))
-    return pa.table(columns)
+    attributes = attributes_among(table.column_names, signal)
+    rows = fit(table, segment_schema(signal, attributes))
+    return rows.drop_columns([name for name in attributes if rows.column(name).null_count == rows.num_rows])
 
 
 def _typed(column: pa.Array, field: pa.Field) -> pa.Array:

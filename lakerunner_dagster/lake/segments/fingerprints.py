@@ -59,17 +59,39 @@ TRACE_TRIGRAMS = 16**3
 """All the trigrams that trace ids can have: with them found, the search ends."""
 
 MOST_TRIGRAMS = 1 << 16
-"""Trigrams of any other column in one segment. Names made of the 40 characters usual in them never have as many; what
-random text would add to the index helps nobody, and costs the database dearly."""
+"""Trigrams of any other column in one segment: of more, those of the least fingerprints. Names made of the 40
+characters usual in them never have as many; what random text would add to the index helps nobody, and costs the
+database dearly."""
+
+
+class Fingerprints:
+    """The index fingerprints of rows that come a table at a time, in whatever pieces.
+
+    ``held``: the columns that have had a value so far. A column without a value gives no fingerprint.
+    """
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+        self._values: dict[str, _Values] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Count in the rows of an encoded table."""
+        held = {name for name in table.column_names if table.column(name).null_count < table.num_rows}
+        self.held |= held
+        for name in INDEXED.keys() & held:
+            self._values.setdefault(name, _Values(name, INDEXED[name])).add(distinct(table.column(name)))
+
+    def found(self) -> tuple[int, ...]:
+        """Sorted distinct fingerprints of all the rows."""
+        hashes = {exists_fingerprint(name) for name in self.held}
+        return tuple(sorted(hashes.union(*(values.found().tolist() for values in self._values.values()))))
 
 
 def index_fingerprints(table: pa.Table) -> tuple[int, ...]:
-    """Sorted distinct fingerprints of an encoded table's rows. A column without a value gives none."""
-    held = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
-    found = [exists_fingerprint(name) for name in held]
-    for name in INDEXED.keys() & held:
-        found.extend(value_fingerprints(name, distinct(table.column(name)), INDEXED[name]).tolist())
-    return tuple(sorted(set(found)))
+    """Sorted distinct fingerprints of an encoded table's rows."""
+    fingerprints = Fingerprints()
+    fingerprints.add(table)
+    return fingerprints.found()
 
 
 def exists_fingerprint(field: str) -> int:
@@ -82,13 +104,38 @@ def exists_fingerprint(field: str) -> int:
 
 def value_fingerprints(field: str, values: pa.Array, depth: Depth) -> NDArray[np.int64]:
     """Distinct fingerprints of these different values of a field, at this depth; an empty value has none."""
-    exact, trigrams = [np.zeros(0, np.int64)], np.zeros(0, np.int64)
-    most = TRACE_TRIGRAMS if field == "span_trace_id" else MOST_TRIGRAMS
-    for batch in _batches(values):
-        exact.append(_hash_texts(field, batch))
-        if depth is Depth.TRIGRAMS and len(trigrams) < most:
-            trigrams = np.union1d(trigrams, _hash_trigrams(field, batch))[:most]
-    return np.union1d(np.concatenate(exact), trigrams)
+    found = _Values(field, depth)
+    found.add(values)
+    return found.found()
+
+
+class _Values:
+    """The fingerprints of a field's values, which come in pieces. What is found is the same in whatever pieces."""
+
+    def __init__(self, field: str, depth: Depth) -> None:
+        self._field = field
+        self._depth = depth
+        self._most = TRACE_TRIGRAMS if field == "span_trace_id" else MOST_TRIGRAMS
+        self._exact = [np.zeros(0, np.int64)]
+        self._trigrams = np.zeros(0, np.int64)
+
+    def add(self, values: pa.Array) -> None:
+        for batch in _batches(values):
+            self._exact.append(_hash_texts(self._field, batch))
+            if self._depth is Depth.TRIGRAMS and not self._all_found():
+                self._add_trigrams(batch)
+
+    def found(self) -> NDArray[np.int64]:
+        return np.union1d(np.concatenate(self._exact), self._trigrams)
+
+    def _all_found(self) -> bool:
+        return self._most == TRACE_TRIGRAMS == len(self._trigrams)
+
+    def _add_trigrams(self, batch: pa.Array) -> None:
+        hashes = _hash_trigrams(self._field, batch)
+        if len(self._trigrams) == self._most:
+            hashes = hashes[hashes < self._trigrams[-1]]
+        self._trigrams = np.union1d(self._trigrams, hashes)[: self._most]
 
 
 def _batches(values: pa.Array) -> Iterator[pa.Array]:

@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_TIE_BREAK = ("chq_tsns", "chq_id")
+TIE_BREAK = ("chq_tsns", "chq_id")
+"""Columns that follow the sort keys where rows are records, each with its id."""
+
 _KEY_SPACE = 1 << 64
 _NARROW = 1 << 48  # integers spread less than this (an hour in ns is 2^42) are their own code, less the smallest
 
 
-def row_order(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
-    """Row numbers of ``table`` in the order of a segment sorted by ``keys``. A key that is no column is all NULL."""
-    key = _composite(table, keys)
+def row_order(table: pa.Table, keys: Sequence[str], codes: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
+    """Row numbers of ``table`` in the order of a segment sorted by ``keys``. A key that is no column is all NULL.
+
+    Rows alike in all that orders them stay in the order in which they come. ``codes``: what :func:`sort_codes` gives,
+    where it is known.
+    """
+    key = sort_codes(table, keys) if codes is None else codes
     order = np.argsort(key)
     in_order = key[order]
     same = in_order[1:] == in_order[:-1]
@@ -40,7 +46,7 @@ def row_order(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
     return order
 
 
-def _composite(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:
+def sort_codes(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:
     """One integer a row that sorts as its keys do: digits of a mixed radix, re-coded where 64 bits are too few."""
     key, space = np.zeros(table.num_rows, np.uint64), 1
     for name in (name for name in keys if name in table.column_names):
@@ -77,10 +83,10 @@ def _tie_order(
     table: pa.Table, keys: Sequence[str], rows: NDArray[np.int64], key: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
     """The order of ``rows`` by their composite ``key``, then by what breaks ties."""
-    others = _TIE_BREAK if "chq_id" in table.column_names else sorted(set(table.column_names) - set(keys))
+    others = TIE_BREAK if "chq_id" in table.column_names else sorted(set(table.column_names) - set(keys))
     taken = table.select(others).take(rows)
     columns: dict[str, Any] = {name: _plain(taken.column(name)) for name in others}
-    tied = pa.table({"": key, **columns})
+    tied = pa.table({"": key, **columns, "row": rows})
     by = [(name, "ascending", "at_end") for name in tied.column_names]
     order: NDArray[np.int64] = pc.sort_indices(tied, sort_keys=by).to_numpy().astype(np.int64)
     return order

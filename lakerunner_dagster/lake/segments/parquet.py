@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from lakerunner_dagster.lake.segments.columns import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 ROW_GROUP_ROWS = 122_880
 """Rows of a row group: DuckDB's own, one thread's share of a scan."""
@@ -33,12 +33,15 @@ _BATCH_ROWS = 8192
 INGEST_LEVEL = 1
 """Zstandard level of freshly ingested segments; compaction writes them anew with more effort."""
 
+COMPACTION_LEVEL = 3
+"""Zstandard level of compacted segments, which are kept."""
+
 
 def encode(table: pa.Table) -> pa.Table:
     """The same rows with each string or binary column dictionary-encoded where its values repeat, plain elsewhere."""
     return pa.table(
         {
-            name: _encoded(whole(column)) if _is_text(column.type) else column
+            name: _encoded(whole(column)) if is_text(column.type) else column
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
     )
@@ -46,29 +49,48 @@ def encode(table: pa.Table) -> pa.Table:
 
 def write(table: pa.Table, metadata: Mapping[str, str], level: int = INGEST_LEVEL) -> pa.Buffer:
     """The file of an encoded table (see :func:`encode`); ``metadata`` becomes the footer's key-value pairs."""
-    repeating = [name for name in table.column_names if _repeats(table.column(name))]
-    deltas = {
-        field.name: "DELTA_BINARY_PACKED"
-        for field in table.schema
-        if pa.types.is_integer(field.type) and field.name not in repeating
-    }
     stream = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        stream,
-        table.schema,
-        compression="zstd",
-        compression_level=level,
-        use_dictionary=repeating,
-        column_encoding=deltas,
-        write_statistics=True,
-        store_schema=False,
-        write_batch_size=_BATCH_ROWS,
-    ) as writer:
+    repeating = [name for name in table.column_names if _repeats(table.column(name))]
+    with opened_writer(stream, table.schema, repeating, level) as writer:
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
-            rows = table if table.num_rows <= ROW_GROUP_ROWS else _own_dictionaries(table.slice(start, ROW_GROUP_ROWS))
+            rows = table if table.num_rows <= ROW_GROUP_ROWS else row_group(table.slice(start, ROW_GROUP_ROWS))
             writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata(dict(metadata))
     return stream.getvalue()
+
+
+def opened_writer(sink: pa.NativeFile, schema: pa.Schema, repeating: Collection[str], level: int) -> pq.ParquetWriter:
+    """The writer of a file whose ``repeating`` columns have dictionaries; each table that it is given is a row group.
+
+    Texts that repeat must be dictionary codes in the schema, and others not.
+    """
+    deltas = {
+        field.name: "DELTA_BINARY_PACKED"
+        for field in schema
+        if pa.types.is_integer(field.type) and field.name not in repeating
+    }
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        compression_level=level,
+        use_dictionary=list(repeating),
+        column_encoding=deltas,
+        write_statistics=True,
+        write_page_checksum=True,  # what rots in the store must not pass into what is merged of it
+        store_schema=False,
+        write_batch_size=_BATCH_ROWS,
+    )
+
+
+def row_group(rows: pa.Table, coded: Collection[str] = ()) -> pa.Table:
+    """Rows of a larger table with dictionaries of their own. ``coded``: columns that get one if they have none yet."""
+    return pa.table(
+        {
+            name: _recoded(whole(column), encode=name in coded)
+            for name, column in zip(rows.column_names, rows.columns, strict=True)
+        }
+    )
 
 
 def distinct(column: pa.ChunkedArray) -> pa.Array:
@@ -78,7 +100,8 @@ def distinct(column: pa.ChunkedArray) -> pa.Array:
     return column.unique().drop_null()
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of the type are strings or bytes, dictionary-encoded or not."""
     held = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(held) or pa.types.is_binary(held))
 
@@ -99,17 +122,14 @@ def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(places).take(column.indices), values.dictionary, safe=False)
 
 
-def _own_dictionaries(rows: pa.Table) -> pa.Table:
-    return pa.table(
-        {
-            name: _compact(whole(column)) if pa.types.is_dictionary(column.type) else column
-            for name, column in zip(rows.column_names, rows.columns, strict=True)
-        }
-    )
+def _recoded(column: pa.Array, *, encode: bool) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        return _compact(column)
+    return column.dictionary_encode() if encode else column
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
-    if _is_text(column.type):
+    if is_text(column.type):
         return bool(pa.types.is_dictionary(column.type))
     return _pays(pc.count_distinct(column).as_py(), column)
 

@@ -77,12 +77,25 @@ def merge_rows(table: pa.Table) -> pa.Table:
 
     Raises InputError ``corrupt_sketch`` for a sketch that is not of this lake.
     """
+    return merge_rows_tracked(table)[0]
+
+
+def merge_rows_tracked(table: pa.Table) -> tuple[pa.Table, Ints]:
+    """What :func:`merge_rows` gives, and for each row of ``table`` the number of the row of it that it went into."""
     table = pa.table({name: whole(table.column(name)) for name in table.column_names if name not in DERIVED})
     sketches = _SketchColumn.of(table.column("chq_sketch"))
     groups = _grouped(table)
+    became = np.arange(table.num_rows)
     if len(groups.starts) < table.num_rows:
+        became[groups.rows] = np.repeat(np.arange(len(groups.starts)), groups.lengths())
         table, sketches = _merged(table, sketches, groups)
-    return _completed(table, sketches)
+    return _completed(table, sketches), became
+
+
+def added_count(table: pa.Table) -> float:
+    """Sum of chq_rollup_count over the rows whose counts add when they merge: the same before and after."""
+    later_counts = _is_latest(table) & _is(table.column("chq_metric_type"), HISTOGRAM)
+    return float(_doubles(table, "chq_rollup_count")[~later_counts].sum())
 
 
 @dataclass(frozen=True, slots=True)

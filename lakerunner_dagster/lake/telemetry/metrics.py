@@ -62,7 +62,8 @@ METRIC_TYPES = ("gauge", "count", HISTOGRAM, HISTOGRAM, HISTOGRAM)
 TEMPORALITIES = (None, "delta", CUMULATIVE)
 """``metric_temporality`` of each number that OTLP has for it; others are as unspecified."""
 
-_RESOURCE_COLUMNS = frozenset(f"resource_{key}" for key in RESOURCE_KEYS)
+RESOURCE_COLUMNS = frozenset(f"resource_{key}" for key in RESOURCE_KEYS)
+"""Attribute columns of resources that a metric segment may have: those that name a series."""
 _NO_COLUMNS = frozenset({""})  # no column is called so
 
 
@@ -234,10 +235,10 @@ def _attribute_columns(batch: _Batch, rows: Ints, limits: Limits) -> AttributeCo
     """Columns for the resource keys of a series and for all attributes of points; the rest overflows."""
     return pivot(
         [
-            AttributeGroup("resource", batch.parents.resources, batch.resource[rows], eligible=_RESOURCE_COLUMNS),
+            AttributeGroup("resource", batch.parents.resources, batch.resource[rows], eligible=RESOURCE_COLUMNS),
             AttributeGroup("scope", batch.parents.scopes, batch.scope[rows], eligible=_NO_COLUMNS),
             AttributeGroup("attr", batch.own, batch.own_of[rows]),
         ],
         limit=limits.columns,
-        pinned=_RESOURCE_COLUMNS,
+        pinned=RESOURCE_COLUMNS,
     )

@@ -1,7 +1,7 @@
-"""The boxer's tick: notifications from Kafka become rows of lrdb, and rows that wait become boxes.
+"""The boxer's tick: what Kafka says becomes rows of lrdb, and what waits there becomes boxes. One for every stage.
 
-What belongs here: hearing ``objstore.ingest.*``, and the one transaction that makes it durable. What does not: which
-rows make a box (``planning.boxer``), how they are stored (``lrdb``).
+What belongs here: hearing a stage's topic, and the one transaction that makes it durable. What does not: what its
+messages mean and which work makes a box (``boxing`` and what it names).
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from dataclasses import dataclass
 from lakerunner_dagster.lake.lrdb.intake import Observed
 from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.ticks.boxing import close_boxes, opened, take_in
+from lakerunner_dagster.lake.stages import Stage
+from lakerunner_dagster.lake.ticks.boxing import boxing_of
+from lakerunner_dagster.lake.ticks.letters import opened
 from lakerunner_dagster.lake.ticks.listening import Listener
 from lakerunner_dagster.lake.ticks.outbox import announce
 
 
 @dataclass(frozen=True, slots=True)
 class BoxerReport:
-    """What a tick did. ``observed`` counts new raw objects by (source, dateint of their event time).
+    """What a tick did: messages received, what was new of them or known already, boxes closed, messages sent.
 
-    ``trouble`` says why Kafka was not heard, or not told; what was known already was boxed all the same.
+    ``observed`` counts new raw objects by (source, dateint of their event time). ``trouble`` says why
+    Kafka was not heard, or not told; what was known already was boxed all the same.
     """
 
     received: int
     new: int
-    duplicates: int
+    known: int
     dead: int
     boxes: int
     observed: Mapping[tuple[Source, int], Observed]
@@ -38,17 +40,16 @@ class BoxerReport:
 
 
 class BoxerTick:
-    """One signal's boxer. It may live as long as its process, so that a tick finds the connection open.
+    """One stage's boxer. It may live as long as its process, so that a tick finds the connection open.
 
     Any number of them may run at once, and be killed at any point: a message is heard again until it is recorded in the
     transaction that made it rows, a row is known by its unique key, and boxes are planned by one transaction at a time.
     """
 
-    def __init__(self, lake: Lake, signal: Signal) -> None:
+    def __init__(self, lake: Lake, stage: Stage) -> None:
         self._lake = lake
-        self._signal = signal
-        topic = SIGNALS[signal].notification_topic
-        self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}boxer.{signal}.ingest", topic)
+        self._boxing = boxing_of(lake, stage)
+        self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}boxer.{stage.name}", stage.input_topic)
 
     def run(self, now_ms: int, deadline: float, listen_seconds: float = 0.0) -> BoxerReport:
         """One tick: all that Kafka has, until ``deadline`` (of ``time.monotonic()``), made durable and planned.
@@ -63,23 +64,22 @@ class BoxerTick:
             now_ms = began_ms + int(time.monotonic() * 1000)
             with self._lake.lrdb.transaction() as conn:
                 letters, unreadable = opened(conn, received, now_ms)
-                taken = take_in(conn, self._signal, letters, self._lake.limits, now_ms)
+                taken = self._boxing.take_in(conn, letters, now_ms)
                 self._listener.record(conn)
-                boxes = close_boxes(conn, self._signal, self._lake.policy, now_ms)
+                boxes = self._boxing.close_boxes(conn, now_ms)
             self._listener.commit()
             if not self._listener.trouble:
                 counts.update(sent=announce(self._lake.lrdb, self._lake.bus))
-            new, duplicates = taken.upserted.new, taken.upserted.duplicates + taken.upserted.reopened
             counts.update(
-                received=len(received), new=new, duplicates=duplicates, dead=unreadable + taken.dead, boxes=boxes
+                received=len(received), new=taken.new, known=taken.known, dead=unreadable + taken.dead, boxes=boxes
             )
-            for place, more in taken.upserted.observed.items():
+            for place, more in taken.observed.items():
                 seen = observed.get(place, Observed(0, 0))
                 observed[place] = Observed(seen.objects + more.objects, seen.bytes + more.bytes)
         return BoxerReport(
             received=counts["received"],
             new=counts["new"],
-            duplicates=counts["duplicates"],
+            known=counts["known"],
             dead=counts["dead"],
             boxes=counts["boxes"],
             observed=observed,

@@ -1,6 +1,6 @@
 """The dispatcher's tick: which partitions have boxes waiting, and so need a run.
 
-What belongs here: hearing ``segments.*.ingest``, taking up boxes that are not ours, choosing partitions. What does not:
+What belongs here: hearing a stage's boxes, taking up those that are not ours, choosing partitions. What does not:
 starting the run (the sensor does), and what the run does (``runs``).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import xxhash
 
@@ -19,13 +19,11 @@ from lakerunner_dagster.lake.lrdb.boxes import WaitingPartition
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.model import Source, date_of
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.ticks.boxing import Letter, at_once, close_boxes, opened, take_in
+from lakerunner_dagster.lake.stages import Stage
+from lakerunner_dagster.lake.ticks.boxing import boxing_of
+from lakerunner_dagster.lake.ticks.letters import opened
 from lakerunner_dagster.lake.ticks.listening import Listener
 from lakerunner_dagster.lake.ticks.outbox import announce
-
-BOX_IDS = 2**63
-"""Ids of boxes are less: what is not cannot be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +41,16 @@ class Dispatch:
 
 
 class DispatcherTick:
-    """One signal's dispatcher. It may live as long as its process, so that a tick finds the connection open.
+    """One stage's dispatcher. It may live as long as its process, so that a tick finds the connection open.
 
     What waits is read from lrdb alone. Kafka only brings boxes of others: it may be away, lose them or repeat them.
     """
 
-    def __init__(self, lake: Lake, signal: Signal) -> None:
+    def __init__(self, lake: Lake, stage: Stage) -> None:
         self._lake = lake
-        self._signal = signal
-        topic = SIGNALS[signal].box_topic
-        self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}dispatcher.{signal}.ingest", topic)
+        self._stage = stage
+        self._boxing = boxing_of(lake, stage)
+        self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}dispatcher.{stage.name}", stage.box_topic)
 
     def run(
         self,
@@ -82,7 +80,7 @@ class DispatcherTick:
     def _chosen(self, active: AbstractSet[tuple[str, int]], room: int) -> list[Dispatch]:
         """The partitions to start a run for, noted as dispatched."""
         with self._lake.lrdb.transaction() as conn:
-            waiting = boxes.waiting_partitions(conn, boxes.ingest_stage(self._signal))
+            waiting = boxes.waiting_partitions(conn, self._stage.name)
             free = [partition for partition in waiting if (partition.source.key, partition.dateint) not in active]
             chosen = [self._dispatch(partition) for partition in free[: max(room, 0)]]
             boxes.mark_dispatched(conn, [box_id for dispatch in chosen for box_id in dispatch.box_ids])
@@ -91,12 +89,12 @@ class DispatcherTick:
     def _take_up(self, conn: Conn, received: Sequence[Received], now_ms: int) -> None:
         """Give rows and boxes of ours to what comes in boxes that lrdb does not know: another boxer's, or lost ones."""
         letters, _ = opened(conn, received, now_ms)
-        unknown = boxes.unknown_boxes(conn, [box_id for letter in letters if (box_id := _box_id(letter)) is not None])
-        foreign = [letter for letter in letters if _box_id(letter) is None or _box_id(letter) in unknown]
-        members = [member for letter in foreign for member in _members(letter)]
+        unknown = boxes.unknown_boxes(conn, [letter.box_id for letter in letters if letter.box_id is not None])
+        foreign = [letter for letter in letters if letter.box_id is None or letter.box_id in unknown]
+        members = [member for letter in foreign for member in letter.members]
         if members:
-            take_in(conn, self._signal, members, self._lake.limits, now_ms)
-            close_boxes(conn, self._signal, at_once(self._lake.policy), now_ms)
+            self._boxing.take_in(conn, members, now_ms)
+            self._boxing.close_boxes(conn, now_ms, at_once=True)
 
     def _dispatch(self, partition: WaitingPartition) -> Dispatch:
         state = list(zip(partition.box_ids, partition.attempts, partition.dispatches, strict=True))
@@ -106,17 +104,5 @@ class DispatcherTick:
             source=partition.source,
             dateint=partition.dateint,
             box_ids=partition.box_ids,
-            run_key=f"{boxes.ingest_stage(self._signal)}/{partition.source.key}/{day}/{digest}",
+            run_key=f"{self._stage.name}/{partition.source.key}/{day}/{digest}",
         )
-
-
-def _box_id(letter: Letter) -> int | None:
-    """The number of our box that the message is about; None where it is about another system's, or about none."""
-    box_id = letter.body.get("box") if isinstance(letter.body, dict) else None
-    return box_id if isinstance(box_id, int) and not isinstance(box_id, bool) and 0 < box_id < BOX_IDS else None
-
-
-def _members(letter: Letter) -> list[Letter]:
-    """The notifications in a box's message; where there are none, the whole, to be kept as what it is not."""
-    members = letter.body.get("m") if isinstance(letter.body, dict) else None
-    return [replace(letter, body=member) for member in members] if isinstance(members, list) else [letter]

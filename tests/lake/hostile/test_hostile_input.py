@@ -11,9 +11,10 @@ import pytest
 from lakerunner_dagster.commands.session import shown
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.model import RawState, dateint_of
-from lakerunner_dagster.lake.runs.ingest import drain
+from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.settings import MiB
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from tests.command_line import done, refused
 from tests.lake.hostile.conftest import Aftermath
 from tests.lake.hostile.inputs import (
@@ -203,6 +204,6 @@ def test_a_stranger_who_becomes_a_tenant_is_ingested_when_retried(aftermath: Aft
         source = profiles.source_by_key(conn, "stranger/edge")
     assert source is not None
     world.box(Signal.LOGS)
-    drain(world.lake, Signal.LOGS, source, dateint_of(NOON_MS), run_id="run", on_box=lambda _step: None)
+    drain(world.lake, ingest_stage(Signal.LOGS), source, dateint_of(NOON_MS), run_id="run", on_step=lambda _step: None)
     assert world.messages()["from a stranger"] == 1
     assert world.breaches() == []

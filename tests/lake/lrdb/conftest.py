@@ -14,6 +14,7 @@ from tests.conftest import TestDatabases
 from tests.lake.lrdb.work import add_source
 
 FILLED = (
+    "unsettled_hours",
     "raw_objects",
     "boxes",
     "compression_ratios",

@@ -17,6 +17,7 @@ from lakerunner_dagster.lake.lrdb.intake import Notification
 from lakerunner_dagster.lake.model import ClaimedBox, Source
 from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from tests.lake.lrdb.work import (
     DAY,
     NOW_MS,
@@ -37,7 +38,7 @@ from tests.lake.lrdb.work import (
     states,
 )
 
-STAGE = boxes.ingest_stage(Signal.LOGS)
+STAGE = ingest_stage(Signal.LOGS).name
 
 
 def waiting(lrdb: Lrdb) -> list[WaitingPartition]:

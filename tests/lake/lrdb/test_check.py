@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from lakerunner_dagster.lake.lrdb import check
+from lakerunner_dagster.lake.lrdb import check, deletions, expiry
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.model import Source
-from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from tests.lake.lrdb.conftest import disconnect, empty
 from tests.lake.lrdb.work import (
     DAY,
@@ -209,6 +209,14 @@ def foreign_key(lake: Lake) -> None:
     )
 
 
+def doom(lake: Lake) -> None:
+    lake.do(
+        "INSERT INTO deletions (organization_id, segment_id, instance_num, signal, frequency_ms, dateint, bucket, key,"
+        " reason, intended_at) SELECT organization_id, segment_id, instance_num, 'logs', 0, dateint, 'lake', 'db/key',"
+        " 'superseded', now() FROM log_seg WHERE published AND records = 17"
+    )
+
+
 CORRUPTIONS: list[tuple[Callable[[Lake], None], int, str, str]] = [
     (copy_segment, 1, "records of a raw object are published more than once", "10 records accepted, 20 published"),
     (publish_again, 1, "a segment is published beside those that were made of it", "of its 30 records 60"),
@@ -223,6 +231,7 @@ CORRUPTIONS: list[tuple[Callable[[Lake], None], int, str, str]] = [
     (no_lineage, 4, "a published segment has no lineage", f"of {DAY}"),
     (no_supersession, 4, "a segment was unpublished, and nothing says when and by what", f"of {DAY}"),
     (publish_again, 4, "a segment is published and superseded at once", f"of {DAY}"),
+    (doom, 4, "a segment is published whose object is about to be deleted", "db/key, since"),
     (unbooked, 4, "a box is done without a line in the ledger", "logs.ingest, run run"),
     (ended_too_soon, 4, "a raw object has ended in a box that has not", "is quarantined, box"),
     (skipped, 5, "a box is done and a raw object in it has not ended", "is boxed, box"),
@@ -237,6 +246,23 @@ CORRUPTIONS: list[tuple[Callable[[Lake], None], int, str, str]] = [
 
 def test_a_lake_in_which_all_went_well_has_no_breach(lake: Lake) -> None:
     assert lake.found() == {}
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_what_has_expired_is_not_lost_and_what_is_lost_has_not_expired(lake: Lake, signal: Signal) -> None:
+    (frequency_ms, *_) = SIGNALS[signal].tiers_ms
+    gone = expiry.expire(lake.conn, lake.edge, signal, frequency_ms=frequency_ms, dateint=DAY, run_id="retention")
+    assert gone
+    assert lake.found() == {}
+    unpublished = deletions.superseded(lake.conn, lake.edge, signal, grace_seconds=0.0, limit=100)
+    assert {segment.segment_id for segment in gone} <= {deletion.segment_id for deletion in unpublished}
+    deletions.confirm(lake.conn, lake.edge, deletions.intend(lake.conn, lake.edge, unpublished, 0.0))
+    assert lake.conn.execute(
+        f"SELECT count(*) FROM {SIGNALS[signal].segment_table} WHERE NOT published"
+    ).fetchone() == (0,)
+    assert lake.found() == {}
+    lake.do("DELETE FROM supersessions WHERE segment_id = %s", gone[0].segment_id)
+    assert "accepted records of a raw object are published nowhere" in lake.found()
 
 
 @pytest.mark.parametrize(

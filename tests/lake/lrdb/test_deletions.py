@@ -40,7 +40,11 @@ PATIENT = Settings(box_attempts=1_000_000, lease_seconds=3600.0, retry_backoff_s
 
 def candidates(lrdb: Lrdb, source: Source, grace_seconds: float = 0.0) -> list[Deletion]:
     with lrdb.connection() as conn:
-        return deletions.superseded(conn, source, grace_seconds, limit=1000)
+        return [
+            found
+            for signal in Signal
+            for found in deletions.superseded(conn, source, signal, grace_seconds=grace_seconds, limit=1000)
+        ]
 
 
 def intend(lrdb: Lrdb, source: Source, found: list[Deletion], grace_seconds: float = 0.0) -> list[Deletion]:

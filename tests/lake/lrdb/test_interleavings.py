@@ -26,6 +26,7 @@ from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import ClaimedBox, Source
 from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from tests.lake.lrdb.conftest import disconnect, empty
 from tests.lake.lrdb.work import (
     DAY,
@@ -49,7 +50,7 @@ PATIENT = Settings(box_attempts=1_000_000, lease_seconds=3600.0, retry_backoff_s
 def drain(lrdb: Lrdb, source: Source) -> None:
     """What is left is worked off by runs that nothing happens to."""
     with lrdb.transaction() as conn:
-        boxes.reopen_failed(conn, boxes.ingest_stage(Signal.LOGS), source, DAY)
+        boxes.reopen_failed(conn, ingest_stage(Signal.LOGS).name, source, DAY)
     do(lrdb, "UPDATE boxes SET lease_until = now() - interval '1 second' WHERE state = 'claimed'")
     box_pending(lrdb)
     while (box := claim(lrdb, source, run="last", settings=PATIENT)) is not None:
@@ -133,7 +134,7 @@ class Runs(RuleBasedStateMachine):
     @rule()
     def failed_boxes_are_opened_again(self) -> None:
         with self.lrdb.transaction() as conn:
-            boxes.reopen_failed(conn, boxes.ingest_stage(Signal.LOGS), self.edge, DAY)
+            boxes.reopen_failed(conn, ingest_stage(Signal.LOGS).name, self.edge, DAY)
 
     @rule()
     def the_day_is_rebuilt(self) -> None:

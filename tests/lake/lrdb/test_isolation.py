@@ -11,6 +11,7 @@ from lakerunner_dagster.lake.lrdb import boxes, check, lineage, quarantine, segm
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import Output, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from tests.lake.lrdb.work import (
     DAY,
     add_source,
@@ -78,14 +79,14 @@ def test_one_tenants_work_touches_no_row_of_the_others(
     replace_hour(lrdb, edge, [out], records, signal)
     with lrdb.transaction() as conn:
         quarantine.retry(conn, [f"raw:{third}"])
-        boxes.reopen_failed(conn, boxes.ingest_stage(signal), edge, DAY)
+        boxes.reopen_failed(conn, ingest_stage(signal).name, edge, DAY)
     assert everything_of(lrdb, globex.organization_id) == before
     assert all(before[table] for table in ("raw_objects", "boxes", "lineage", "ledger", SIGNALS[signal].segment_table))
 
 
 def test_one_tenant_sees_nothing_of_the_others(lrdb: Lrdb, edge: Source, globex: Source) -> None:
     out, ids = publish_a_bit(lrdb, globex, Signal.LOGS, segment_id=5)
-    stage = boxes.ingest_stage(Signal.LOGS)
+    stage = ingest_stage(Signal.LOGS).name
     open_box(lrdb, globex)
     do(
         lrdb,

@@ -114,7 +114,7 @@ def test_an_ingested_object_is_not_retried_since_it_would_be_published_twice(lrd
 
 @pytest.mark.parametrize("item_id", ["raw:99999", "dead:99999", "raw:0", "12", "raw:-1", "raw:" + "9" * 30, ""])
 def test_an_id_that_is_none_says_what_ids_look_like(lrdb: Lrdb, item_id: str) -> None:
-    with pytest.raises(RequestRefused, match=r"quarantine list|raw:12 or dead:3"), lrdb.connection() as conn:
+    with pytest.raises(RequestRefused, match=r"quarantine list|raw:12, segment:7 or dead:3"), lrdb.connection() as conn:
         quarantine.show(conn, item_id)
 
 

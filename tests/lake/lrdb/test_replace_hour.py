@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.lrdb import check, lineage, outbox, publish, segments, swap
+from lakerunner_dagster.lake.lrdb import lineage, outbox, publish, segments, swap
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import HOUR_MS, Message, Segment, Source
 from lakerunner_dagster.lake.signals import Signal
@@ -22,6 +22,7 @@ from tests.lake.lrdb.work import (
     ingest,
     ingested,
     must_claim,
+    no_breaches,
     notification,
     notify,
     one,
@@ -39,13 +40,6 @@ MESSAGE = Message("boxer.logs.compact", "key", {"v": 1})
 def published(lrdb: Lrdb, source: Source) -> list[Segment]:
     with lrdb.connection() as conn:
         return segments.published_segments(conn, source, Signal.LOGS, DAY, frequency_ms=0)
-
-
-def no_breaches(lrdb: Lrdb) -> bool:
-    with lrdb.snapshot() as conn:
-        found = check.breaches(conn)
-    assert found == []
-    return True
 
 
 def three_boxes(lrdb: Lrdb, source: Source) -> tuple[dict[int, int], list[int]]:

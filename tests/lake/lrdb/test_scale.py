@@ -12,6 +12,7 @@ from lakerunner_dagster.lake.lrdb import boxes, intake, quarantine
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from tests.lake.lrdb.work import DAY, SETTINGS, add_source, notification, notify, open_box, replace_hour
 
 DONE = 40_000
@@ -87,7 +88,7 @@ def test_reading_everything_would_be_noticed(old: tuple[Lrdb, Source]) -> None:
 
 def test_work_that_waits_is_found_without_reading_what_is_done(old: tuple[Lrdb, Source]) -> None:
     lrdb, edge = old
-    stage = boxes.ingest_stage(Signal.LOGS)
+    stage = ingest_stage(Signal.LOGS).name
     asked: dict[str, Callable[[Conn], object]] = {
         "pending": lambda conn: intake.pending(conn, Signal.LOGS, 20_000, 3600),
         "waiting": lambda conn: boxes.waiting_partitions(conn, stage),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from lakerunner_dagster.lake.lrdb import boxes, intake, profiles, publish, segments, swap
+from lakerunner_dagster.lake.lrdb import boxes, check, intake, merging, profiles, publish, segments, swap
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.lrdb.intake import IngestGroup, Notification
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
@@ -18,6 +18,8 @@ from lakerunner_dagster.lake.model import (
     ClaimedBox,
     Contribution,
     CreatedBy,
+    InputKind,
+    Lease,
     LedgerEntry,
     Message,
     ObjectOutcome,
@@ -32,6 +34,7 @@ from lakerunner_dagster.lake.model import (
 from lakerunner_dagster.lake.planning.boxer import PlannedBox, plan
 from lakerunner_dagster.lake.settings import BoxPolicy, Settings
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.store import BucketConfiguration
 
 DAY = 20260105
@@ -113,7 +116,7 @@ def claim(
 ) -> ClaimedBox | None:
     """A run's claim of the day's next box."""
     with lrdb.transaction() as conn:
-        return boxes.claim(conn, boxes.ingest_stage(signal), source, DAY, run_id=run, settings=settings)
+        return boxes.claim(conn, ingest_stage(signal).name, source, DAY, run_id=run, settings=settings)
 
 
 def must_claim(lrdb: Lrdb, source: Source, signal: Signal = Signal.LOGS, *, run: str = "run") -> ClaimedBox:
@@ -306,27 +309,70 @@ def replace_hour(
         return swap_hour(conn, source, outputs, read, signal, **rest)
 
 
-def compact(lrdb: Lrdb, source: Source, segment_ids: Sequence[int]) -> int:
-    """One segment in place of the day's others, as compaction will write it; its id."""
+def merged(source: Source, inputs: Sequence[Segment], **changes: Any) -> Output:
+    """The one segment that takes the place of others, as compaction writes it."""
+    first = inputs[0]
+    whole = replace(
+        first,
+        segment_id=next(_numbers),
+        start_ms=min(segment.start_ms for segment in inputs),
+        end_ms=max(segment.end_ms for segment in inputs),
+        record_count=sum(segment.record_count for segment in inputs),
+        records=sum(segment.records for segment in inputs),
+        rollup_count=sum(segment.rollup_count for segment in inputs),
+        compacted=True,
+        created_by=CreatedBy.COMPACTION,
+    )
+    given = tuple(Contribution(segment.segment_id, segment.records) for segment in inputs)
+    assert first.organization_id == source.organization_id
+    return Output(replace(whole, **changes), given, InputKind.SEGMENT)
+
+
+def publish_merge(
+    lrdb: Lrdb,
+    source: Source,
+    inputs: Sequence[Segment],
+    outputs: Sequence[Output],
+    *,
+    lease: Lease | None = None,
+    messages: Iterable[Message] = (),
+) -> swap.Replaced:
+    """A compaction's swap."""
+    entry = ledger(source, inputs[0].signal, outputs, run="compaction", operation="compact")
+    written_since = lrdb.clock()
     with lrdb.transaction() as conn:
-        old = segments.published_segments(conn, source, Signal.LOGS, DAY, frequency_ms=0)
-        gone = [segment for segment in old if segment.segment_id in segment_ids]
-        merged = output(source, {0: sum(segment.records for segment in gone)}, compacted=True).segment
-        segments.unpublish(conn, gone)
-        segments.insert(conn, [merged])
-        for segment in gone:
-            conn.execute(
-                "INSERT INTO lineage SELECT organization_id, instance_num, signal, frequency_ms, dateint, hour, %s,"
-                " 'segment', segment_id, sum(records), 'compact', 'run', '1' FROM lineage WHERE segment_id = %s"
-                " GROUP BY 1, 2, 3, 4, 5, 6, 9",
-                (merged.segment_id, segment.segment_id),
-            )
-            conn.execute(
-                "INSERT INTO supersessions (organization_id, instance_num, signal, frequency_ms, dateint, segment_id,"
-                " operation, run_id, replaced_by) VALUES (%s, %s, 'logs', 0, %s, %s, 'compact', 'run', %s)",
-                (source.organization_id, source.instance_num, DAY, segment.segment_id, [merged.segment_id]),
-            )
-    return merged.segment_id
+        return merging.publish_merge(
+            conn,
+            source,
+            inputs,
+            outputs,
+            ledger=entry,
+            messages=list(messages),
+            lease=lease,
+            written_since=written_since,
+        )
+
+
+def published(lrdb: Lrdb, source: Source, signal: Signal = Signal.LOGS) -> list[Segment]:
+    """What readers see of the day in the tier of ingest."""
+    with lrdb.connection() as conn:
+        return segments.published_segments(conn, source, signal, DAY, frequency_ms=SIGNALS[signal].frequency_ms)
+
+
+def no_breaches(lrdb: Lrdb) -> bool:
+    """Whether lrdb's own attack on its invariants finds nothing; it says what it finds."""
+    with lrdb.snapshot() as conn:
+        found = check.breaches(conn)
+    assert not found, found
+    return True
+
+
+def compact(lrdb: Lrdb, source: Source, segment_ids: Sequence[int]) -> int:
+    """One segment in place of others of the day, all of one hour; its id."""
+    inputs = [segment for segment in published(lrdb, source) if segment.segment_id in segment_ids]
+    out = merged(source, inputs)
+    publish_merge(lrdb, source, inputs, [out])
+    return out.segment.segment_id
 
 
 def planned(box_of: Sequence[int], source: Source, size: int = 8000) -> PlannedBox:

@@ -22,10 +22,11 @@ from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.model import HOUR_MS, RawState
 from lakerunner_dagster.lake.runs import attempt
 from lakerunner_dagster.lake.runs.context import Lake, Stores
-from lakerunner_dagster.lake.runs.ingest import drain
+from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
 from lakerunner_dagster.lake.runs.report import Step
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.store import Store
 from tests.lake.requests import expected, gauges, logs, minutes
 from tests.lake.world import DAY, NOON_MS, World
@@ -37,7 +38,7 @@ TEN = NOON_MS - 2 * HOUR_MS
 def drained(world: World, lake: Lake | None = None, run_id: str = "run") -> list[Step]:
     """The steps of a drain of the day."""
     steps: list[Step] = []
-    drain(lake or world.lake, Signal.LOGS, world.source, DAY, run_id=run_id, on_box=steps.append)
+    drain(lake or world.lake, ingest_stage(Signal.LOGS), world.source, DAY, run_id=run_id, on_step=steps.append)
     return steps
 
 
@@ -199,7 +200,7 @@ def test_a_box_that_fails_by_itself_does_not_keep_the_others_from_being_done(
     waiting = replace(world.lake, settings=world.lake.settings.model_copy(update={"retry_backoff_seconds": 60.0}))
     steps: list[Step] = []
     with pytest.raises(WorkIncomplete, match=r"1 steps .*\n- box 2: ZeroDivisionError: a fault of ours"):
-        drain(waiting, Signal.LOGS, world.source, DAY, run_id="run", on_box=steps.append)
+        drain(waiting, ingest_stage(Signal.LOGS), world.source, DAY, run_id="run", on_step=steps.append)
     assert [step.box_id for step in steps] == [1, 3]
     assert world.messages() == expected(a=1, c=1)
     assert drained(world) == [], "a box is claimed again before its back-off has passed"

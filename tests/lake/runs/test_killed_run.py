@@ -7,10 +7,11 @@ from collections import Counter
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.model import HOUR_MS, Source, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.runs.ingest import drain
+from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.rebuild import rebuild
 from lakerunner_dagster.lake.runs.report import Step
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from tests.lake.killing import kill_everywhere
 from tests.lake.requests import logs
 from tests.lake.world import COLLECTOR, NOON_MS, ORGANIZATION, World
@@ -46,11 +47,18 @@ def source_in(lake: Lake) -> Source:
 
 
 def drain_day(lake: Lake, number: int) -> None:
-    drain(lake, Signal.LOGS, source_in(lake), dateint_of(noon(number)), run_id=f"killed-{number}", on_box=_ignore)
+    drain(
+        lake,
+        ingest_stage(Signal.LOGS),
+        source_in(lake),
+        dateint_of(noon(number)),
+        run_id=f"killed-{number}",
+        on_step=_ignore,
+    )
 
 
 def rebuild_day(lake: Lake, number: int) -> None:
-    rebuild(lake, Signal.LOGS, source_in(lake), dateint_of(noon(number)), run_id=f"killed-{number}", on_hour=_ignore)
+    rebuild(lake, Signal.LOGS, source_in(lake), dateint_of(noon(number)), run_id=f"killed-{number}", on_step=_ignore)
 
 
 def _ignore(_: Step) -> None:

@@ -35,7 +35,7 @@ ELEVEN = NOON_MS - HOUR_MS
 def rebuilt(world: World, *, dateint: int = DAY, signal: Signal = Signal.LOGS, lake: Lake | None = None) -> list[Step]:
     """The steps of a rebuild, boxes and hours."""
     steps: list[Step] = []
-    rebuild(lake or world.lake, signal, world.source, dateint, run_id="rebuild", on_hour=steps.append)
+    rebuild(lake or world.lake, signal, world.source, dateint, run_id="rebuild", on_step=steps.append)
     return steps
 
 
@@ -131,7 +131,7 @@ def test_an_hour_keeps_the_records_of_a_raw_object_that_cannot_be_read_any_more(
 
     steps: list[Step] = []
     with pytest.raises(WorkIncomplete, match=rf"20260203 10h: ObjectMissing: .*{gone}"):
-        rebuild(world.lake, Signal.LOGS, world.source, DAY, run_id="rebuild", on_hour=steps.append)
+        rebuild(world.lake, Signal.LOGS, world.source, DAY, run_id="rebuild", on_step=steps.append)
 
     assert [step.hour for step in steps if step.hour is not None] == [11]
     assert set(world.published(Signal.LOGS)) & set(before)

@@ -26,10 +26,20 @@ def test_metrics_count_points_and_other_signals_rows() -> None:
     assert index.records(pa.table({"chq_id": ["a", "b"]})) == 2
 
 
-def test_labels_are_the_attribute_columns_that_are_there() -> None:
-    table = pa.table({"log_level": ["INFO"], "scope_name": ["s"], "attr_b": ["1"], "attr_a": ["2"]})
-    labels = index.label_name_map(table, {"attr_b": "B", "attr_a": "a.ä", "attr_gone": "gone"})
-    assert list(labels.items()) == [("attr_a", "a.ä"), ("attr_b", "B")]
+def test_labels_are_the_attribute_columns_that_hold_a_value() -> None:
+    table = pa.table(
+        {
+            "chq_timestamp": [1],
+            "scope_name": ["s"],
+            "attr_b": ["1"],
+            "attr_a": ["2"],
+            "attr_empty": pa.nulls(1, "string"),
+        }
+    )
+    contents = index.Contents(Signal.TRACES, 0)
+    contents.add(table)
+    keys = {"attr_b": "B", "attr_a": "a.ä", "attr_gone": "gone", "attr_empty": "empty"}
+    assert list(contents.labels(keys).items()) == [("attr_a", "a.ä"), ("attr_b", "B")]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from lakerunner_dagster.lake.model import HOUR_MS, Message, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import BoxPolicy
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS, Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport, BoxerTick
 from tests.lake.requests import expected, logs
 from tests.lake.world import BUCKET, COLLECTOR, DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
@@ -31,7 +32,7 @@ TEN = NOON_MS - 2 * HOUR_MS
 
 def tick(lake: Lake) -> BoxerReport:
     """One tick of a boxer that was started for it."""
-    return BoxerTick(lake, Signal.LOGS).run(now_ms(), soon())
+    return BoxerTick(lake, ingest_stage(Signal.LOGS)).run(now_ms(), soon())
 
 
 def produce(world: World, *bodies: bytes, topic: str = TOPIC) -> None:
@@ -73,14 +74,14 @@ def test_a_tick_tells_what_is_new_by_source_and_day(world: World) -> None:
     for name, time_ms in (("a", NOON_MS), ("b", NOON_MS), ("c", NOON_MS - 24 * HOUR_MS)):
         world.send(Signal.LOGS, name, data, event_time_ms=time_ms)
     report = world.box(Signal.LOGS)
-    assert (report.received, report.new, report.duplicates, report.dead) == (3, 3, 0, 0)
+    assert (report.received, report.new, report.known, report.dead) == (3, 3, 0, 0)
     assert report.observed == {
         (world.source, DAY): Observed(2, 2 * len(data)),
         (world.source, 20260202): Observed(1, len(data)),
     }
     world.send(Signal.LOGS, "a", data)
     report = world.box(Signal.LOGS)
-    assert (report.received, report.new, report.duplicates, report.observed) == (1, 0, 1, {})
+    assert (report.received, report.new, report.known, report.observed) == (1, 0, 1, {})
 
 
 def test_no_message_whatever_stops_the_boxer(world: World) -> None:
@@ -114,7 +115,7 @@ def test_no_message_whatever_stops_the_boxer(world: World) -> None:
     world.send(Signal.LOGS, "good", logs("good", [TEN]))
     report = world.box(Signal.LOGS)
     assert report.received == len(hostile) + 6
-    assert report.new + report.duplicates + report.dead == report.received
+    assert report.new + report.known + report.dead == report.received
     world.drain(Signal.LOGS)
     assert world.messages() == expected(good=1)
     with world.lake.lrdb.connection() as conn:
@@ -165,7 +166,7 @@ def test_a_notification_of_nobody_waits_as_a_dead_letter_until_somebody_is_there
 
 
 def test_what_a_failed_transaction_has_received_is_received_again(world: World) -> None:
-    boxer = BoxerTick(world.lake, Signal.LOGS)
+    boxer = BoxerTick(world.lake, ingest_stage(Signal.LOGS))
     world.send(Signal.LOGS, "a", logs("a", [TEN]))
     with world.lake.lrdb.transaction() as conn:
         conn.execute("ALTER TABLE raw_objects RENAME TO away")
@@ -183,7 +184,7 @@ def test_a_new_boxer_goes_on_where_lrdb_says_not_where_kafka_does(world: World) 
     assert tick(world.lake).received == 0
     with world.lake.lrdb.transaction() as conn:
         conn.execute("UPDATE consumed_offsets SET next_offset = 0")
-    assert tick(world.lake).duplicates == 1
+    assert tick(world.lake).known == 1
     group = f"{world.place.prefix}boxer.logs.ingest"
     with world.lake.lrdb.connection() as conn:
         assert set(offsets.load(conn, group, world.lake.bus.cluster_id()).values()) == {1}
@@ -209,7 +210,7 @@ def test_a_box_is_closed_by_count_at_once_and_by_age_later(world: World) -> None
     lake = replace(world.lake, policy=BoxPolicy(count=3, age_seconds=60.0))
     keys = [world.put(Signal.LOGS, f"f{number}", logs("f", [TEN])) for number in range(4)]
     world.notify(*keys)
-    boxer = BoxerTick(lake, Signal.LOGS)
+    boxer = BoxerTick(lake, ingest_stage(Signal.LOGS))
     assert boxer.run(now_ms(), soon()).boxes == 1
     assert world.query("SELECT state, count(*) FROM raw_objects GROUP BY 1 ORDER BY 1") == [
         ("boxed", 3),

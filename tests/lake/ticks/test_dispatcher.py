@@ -12,13 +12,14 @@ from lakerunner_dagster.lake import bus as kafka
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb import dead_letters
 from lakerunner_dagster.lake.model import HOUR_MS, Message
-from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
 from tests.lake.requests import expected, logs
 from tests.lake.world import BUCKET, DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
 from tests.waiting import eventually
 
-TOPIC = SIGNALS[Signal.LOGS].box_topic
+TOPIC = ingest_stage(Signal.LOGS).box_topic
 TEN = NOON_MS - 2 * HOUR_MS
 DAY_MS = 24 * HOUR_MS
 
@@ -31,7 +32,7 @@ def box_days(world: World, days: int) -> None:
 
 
 def dispatched(world: World, active: set[tuple[str, int]] | None = None, room: int = 100) -> list[Dispatch]:
-    return DispatcherTick(world.lake, Signal.LOGS).run(active or set(), room, now_ms(), soon())
+    return DispatcherTick(world.lake, ingest_stage(Signal.LOGS)).run(active or set(), room, now_ms(), soon())
 
 
 def test_every_waiting_partition_gets_one_run_for_all_its_boxes(world: World) -> None:
@@ -136,4 +137,4 @@ def test_while_kafka_is_away_runs_are_asked_for_all_the_same(world: World, monke
     monkeypatch.setattr(kafka, "REQUEST_SECONDS", 0.5)
     box_days(world, 1)
     away = replace(world.lake, bus=Bus("127.0.0.1:1", prefix=world.place.prefix))
-    assert len(DispatcherTick(away, Signal.LOGS).run(set(), 1, now_ms(), soon())) == 1
+    assert len(DispatcherTick(away, ingest_stage(Signal.LOGS)).run(set(), 1, now_ms(), soon())) == 1

@@ -9,6 +9,7 @@ from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import BoxPolicy
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
 from lakerunner_dagster.local.kafka import KafkaServer
@@ -22,11 +23,11 @@ DAY_MS = 24 * HOUR_MS
 
 
 def boxer_tick(lake: Lake, _number: int) -> None:
-    BoxerTick(lake, Signal.LOGS).run(now_ms(), soon())
+    BoxerTick(lake, ingest_stage(Signal.LOGS)).run(now_ms(), soon())
 
 
 def dispatcher_tick(lake: Lake, _number: int) -> None:
-    DispatcherTick(lake, Signal.LOGS).run(set(), 100, now_ms(), soon())
+    DispatcherTick(lake, ingest_stage(Signal.LOGS)).run(set(), 100, now_ms(), soon())
 
 
 def test_a_boxer_killed_at_each_boundary_makes_one_row_of_each_object(world: World) -> None:
@@ -62,7 +63,7 @@ def test_a_dispatcher_killed_at_each_boundary_leaves_every_partition_to_be_dispa
 
     boundaries = kill_everywhere(world.place, dispatcher_tick, before=another_partition)
     assert {"after a poll", "before a commit", "after a commit", "after offsets are committed"} <= set(boundaries)
-    waiting = set(world.partitions(Signal.LOGS))
+    waiting = set(world.partitions(ingest_stage(Signal.LOGS)))
     assert len(waiting) == len(boundaries) + 1
     asked: set[object] = set()
 
@@ -85,7 +86,9 @@ def test_kafka_started_anew_with_work_in_flight_loses_nothing(lrdb_url: str, tmp
             if name == "ingested":
                 world.drain(Signal.LOGS)
         world.send(Signal.LOGS, "pending", logs("pending", [TEN]))
-        BoxerTick(replace(world.lake, policy=BoxPolicy(age_seconds=3600.0)), Signal.LOGS).run(now_ms(), soon())
+        BoxerTick(replace(world.lake, policy=BoxPolicy(age_seconds=3600.0)), ingest_stage(Signal.LOGS)).run(
+            now_ms(), soon()
+        )
         world.send(Signal.LOGS, "unheard", logs("unheard", [TEN]))
         first.stop()
 

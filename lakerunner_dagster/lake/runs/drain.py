@@ -1,14 +1,15 @@
-"""The ingest run: claims the boxes that wait for a partition, one by one, and publishes each in one transaction.
+"""The draining run: claims the boxes of a stage that wait for a partition, one by one, and works them off.
 
-What belongs here: claiming boxes and giving back those that fail. What does not: one attempt at a box (``attempt``),
-what the publishing transaction does (``lrdb.publish``).
+What belongs here: claiming boxes and giving back those that fail. What does not: the work on one box (``attempt``,
+``compaction``), what the transactions that end it do (``lrdb``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from lakerunner_dagster.lake.errors import (
     LakeDatabaseUnavailable,
@@ -20,9 +21,10 @@ from lakerunner_dagster.lake.errors import (
 from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.model import ClaimedBox, Source
 from lakerunner_dagster.lake.runs.attempt import ingest
+from lakerunner_dagster.lake.runs.compaction import compact_box
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.report import DrainReport, Failure, OnStep, Step
-from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.lake.ticks.outbox import announce
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,19 @@ LONGEST_BACKOFF_SECONDS = 3600.0
 OUTAGES = (StoreUnavailable, StoreDenied, LakeDatabaseUnavailable)
 """What the next box would meet too: the run ends, and spends no attempt of the boxes behind."""
 
+_WORK: Mapping[Operation, Callable[[Lake, ClaimedBox, OnStep], None]] = MappingProxyType(
+    {Operation.INGEST: ingest, Operation.COMPACT: compact_box}
+)
+"""What is done with a claimed box: each committed step is told, and the box has ended when it returns."""
 
-def drain(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_box: OnStep) -> DrainReport:
-    """Work off every box that waits for (source, dateint), until none does.
+
+def drain(lake: Lake, stage: Stage, source: Source, dateint: int, *, run_id: str, on_step: OnStep) -> DrainReport:
+    """Work off every box of the stage that waits for (source, dateint), until none does.
 
     A box that cannot be done is given back with its error and a back-off, and the run goes on with the next.
     Raises WorkIncomplete at the end when any box was given back.
     """
-    report = work_off(lake, signal, source, dateint, run_id=run_id, on_box=on_box)
+    report = work_off(lake, stage, source, dateint, run_id=run_id, on_step=on_step)
     require_complete(source, dateint, report.failures)
     return report
 
@@ -52,17 +59,23 @@ def require_complete(source: Source, dateint: int, failures: Sequence[Failure]) 
         raise WorkIncomplete(f"{source.key} {dateint}: {len(failures)} steps of the run were not done:\n{listed}")
 
 
-def work_off(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id: str, on_box: OnStep) -> DrainReport:
+def work_off(lake: Lake, stage: Stage, source: Source, dateint: int, *, run_id: str, on_step: OnStep) -> DrainReport:
     """As ``drain``, with what was not done in the report alone."""
     steps: list[Step] = []
     failures: list[Failure] = []
+
+    def committed(step: Step) -> None:
+        steps.append(step)
+        announce(lake.lrdb, lake.bus)
+        on_step(step)
+
     while True:
         with lake.lrdb.transaction() as conn:
-            box = boxes.claim(conn, boxes.ingest_stage(signal), source, dateint, run_id=run_id, settings=lake.settings)
+            box = boxes.claim(conn, stage.name, source, dateint, run_id=run_id, settings=lake.settings)
         if box is None:
             break
         try:
-            step = ingest(lake, box)
+            _WORK[stage.operation](lake, box, committed)
         except Exception as error:  # noqa: BLE001  # whatever ails this box, the boxes behind it are to be done
             _give_back(lake, box, error)
             failures.append(Failure(f"box {box.lease.box_id}", type(error).__name__, str(error)))
@@ -71,10 +84,6 @@ def work_off(lake: Lake, signal: Signal, source: Source, dateint: int, *, run_id
         except BaseException as stop:
             _give_back(lake, box, stop)
             raise
-        else:
-            steps.append(step)
-            announce(lake.lrdb, lake.bus)
-            on_box(step)
     return DrainReport(tuple(steps), tuple(failures))
 
 

@@ -1,0 +1,106 @@
+"""Retention: days whose event time is over for longer than they are kept go out of readers' sight, and then go.
+
+What belongs here: which days have expired. What does not: unpublishing (``lrdb.expiry``), deleting the objects
+(``superseded``, once readers have let go of them). Raw objects are never deleted.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+from lakerunner_dagster.lake.lrdb import expiry, partitions, profiles
+from lakerunner_dagster.lake.lrdb.connection import Conn
+from lakerunner_dagster.lake.lrdb.expiry import TierDay
+from lakerunner_dagster.lake.lrdb.profiles import Organization
+from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
+from lakerunner_dagster.lake.model import date_of, rfc3339
+from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.settings import MaintenancePolicy
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
+
+NAME = "retention"
+
+NEVER = 0
+"""First day that is kept where nothing expires."""
+
+
+def first_kept_day(days: int, now_ms: int) -> int:
+    """The earliest day (YYYYMMDD) of which any moment is at most ``days`` days ago; NEVER where ``days`` is 0.
+
+    A day goes as a whole: once its last moment is older.
+    """
+    if days == 0:
+        return NEVER
+    today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
+    first = today - timedelta(days=days) if days < (today - date.min).days else date.min
+    return int(first.strftime("%Y%m%d"))
+
+
+def first_kept(conn: Conn, organization_id: UUID, signal: Signal, frequency_ms: int, now_ms: int) -> int:
+    """The same for a tier of an organization's signal, by its rule."""
+    return first_kept_day(profiles.retention_days(conn, organization_id, signal, frequency_ms), now_ms)
+
+
+def retention(lake: Lake, _policy: MaintenancePolicy, order: Order) -> Report:
+    """Unpublish the days that have expired, each source's tier and day in one transaction, and drop empty leaves."""
+    findings = Findings(NAME, order)
+    with lake.lrdb.connection() as conn:
+        organizations = profiles.organizations(conn)
+    for organization in organizations:
+        for signal in Signal:
+            with findings.guarded(f"{organization.name}, {signal}"):
+                _expire(lake, organization, signal, findings)
+                _drop_leaves(lake, organization, signal, findings)
+    return findings.report()
+
+
+def _expire(lake: Lake, organization: Organization, signal: Signal, findings: Findings) -> None:
+    now_ms = findings.order.now_ms
+    with lake.lrdb.connection() as conn:
+        kept = {
+            tier: first_kept(conn, organization.organization_id, signal, tier, now_ms)
+            for tier in SIGNALS[signal].tiers_ms
+        }
+        days = expiry.published_days(conn, organization.organization_id, signal, max(kept.values()))
+    for day in days:
+        if day.dateint < kept.get(day.frequency_ms, NEVER):
+            _expire_day(lake, organization, signal, day, findings)
+
+
+def _expire_day(lake: Lake, organization: Organization, signal: Signal, day: TierDay, findings: Findings) -> None:
+    with lake.lrdb.connection() as conn:
+        source = profiles.source_of_instance(conn, organization.organization_id, day.instance_num)
+    if source is None:
+        return
+    gone = day.segments
+    if not findings.order.dry_run:
+        with lake.lrdb.transaction() as conn:
+            gone = len(
+                expiry.expire(
+                    conn,
+                    source,
+                    signal,
+                    frequency_ms=day.frequency_ms,
+                    dateint=day.dateint,
+                    run_id=f"retention {rfc3339(findings.order.now_ms)}",
+                )
+            )
+    tier = f" of {day.frequency_ms // 1000} s" if day.frequency_ms else ""
+    findings.add("expired", f"{source.key}, {signal}{tier}, {date_of(day.dateint)}", f"{gone:,} segments")
+
+
+def _drop_leaves(lake: Lake, organization: Organization, signal: Signal, findings: Findings) -> None:
+    """Drop the leaves of days that have expired in every tier and in which nothing is left."""
+    with lake.lrdb.connection() as conn:
+        before = min(
+            first_kept(conn, organization.organization_id, signal, tier, findings.order.now_ms)
+            for tier in SIGNALS[signal].tiers_ms
+        )
+        empty = partitions.empty_leaves(conn, signal, organization.organization_id, before)
+    for dateint in empty:
+        subject = f"{organization.name}, {SIGNALS[signal].segment_table}, {date_of(dateint)}"
+        if findings.order.dry_run or partitions.drop_leaf(lake.lrdb, signal, organization.organization_id, dateint):
+            findings.add("leaf dropped", subject)
+        else:
+            findings.add("leaf left for the next time", subject, "somebody reads or writes there")

@@ -1,0 +1,246 @@
+"""Compaction of an hour: its small segments are merged, and each merge takes the place of its inputs at once.
+
+What belongs here: planning again from what is published, the order of download, merge, upload and swap, and setting a
+bad input aside. What does not: what is to be merged (``planning.compaction``), merging (``segments.merge``), the swap
+(``lrdb.merging``).
+
+Two that work on one hour do no harm: they write the same objects, and the second finds its inputs replaced and plans
+again. Killed anywhere, an hour is as it was or has some of its merges; what was uploaded is written again, or removed
+as an orphan.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from lakerunner_dagster.lake.errors import ObjectMissing, SegmentUnusable, SwapConflict
+from lakerunner_dagster.lake.lrdb import boxes, faults, leases, merging, segments, unsettled
+from lakerunner_dagster.lake.model import ClaimedBox, Lease, LedgerEntry, Output, Segment, Source
+from lakerunner_dagster.lake.planning.compaction import Merge, SegmentGroup, plan, settled
+from lakerunner_dagster.lake.runs.announce import announcements
+from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.runs.leasing import Heartbeat
+from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
+from lakerunner_dagster.lake.runs.report import OnStep, Step
+from lakerunner_dagster.lake.runs.scratch import scratch_directory
+from lakerunner_dagster.lake.segments.merge import MergeInput, merge
+from lakerunner_dagster.lake.signals import COMPACTION_CODE_VERSION
+from lakerunner_dagster.lake.store import Store
+
+logger = logging.getLogger(__name__)
+
+OPERATION = "compact"
+"""What lineage and ledger call this work; it enters segment ids."""
+
+TRIES = 3
+"""How often an hour is planned again because others have replaced what was to be merged."""
+
+DOWNLOADS = 8
+"""Segments fetched at once."""
+
+FAULT_RETRY_SECONDS = 600.0
+"""How long a segment that cannot be merged is left out of plans for the first time."""
+
+FULLY_MS = 2**53
+"""The time at which a person's compaction plans: every hour is long cold, and no straggler is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An hour to compact, by which run, under which lease, as of when; ``check`` raises when the lease is lost."""
+
+    lake: Lake
+    source: Source
+    group: SegmentGroup
+    run_id: str
+    lease: Lease | None
+    now_ms: int
+    check: Callable[[], None]
+
+
+def compact_box(lake: Lake, box: ClaimedBox, on_step: OnStep) -> None:
+    """Merge what there is to merge in the hour of a claimed box, and end the box. Raises what prevents that.
+
+    Each merge is a step of its own and stays, whatever becomes of the next.
+    """
+    group = unsettled.group_of_box(box)
+    with Heartbeat(lake.lrdb, box.lease, lake.settings.lease_seconds) as heartbeat:
+        now_ms = int(lake.lrdb.clock().timestamp() * 1000)  # as segments were published by that clock
+        task = _Task(lake, box.source, group, box.lease.run_id, box.lease, now_ms, heartbeat.check)
+        made: list[Segment] = []
+        for step in _steps(task):
+            on_step(step)
+            made.extend(step.segments)
+        _end(task, box.lease, made)
+
+
+def compact_hour(lake: Lake, source: Source, group: SegmentGroup, *, run_id: str, on_step: OnStep) -> None:
+    """Merge an hour down to its final files, whatever its age and whoever else works on it. Raises what prevents it."""
+    task = _Task(lake, source, group, run_id, None, FULLY_MS, lambda: None)
+    for step in _steps(task):
+        on_step(step)
+
+
+def _steps(task: _Task) -> Iterator[Step]:
+    """Plan and merge until there is nothing to merge; a step for each merge that took the place of its inputs."""
+    conflicts = 0
+    while merges := _planned(task):
+        for planned in merges:
+            try:
+                step = _merge(task, planned)
+            except SwapConflict as conflict:
+                conflicts += 1
+                logger.info("plans again: %s", conflict)
+                if conflicts == TRIES:
+                    raise
+                break
+            except SegmentUnusable as fault:
+                _set_aside(task, fault)
+                break
+            yield step
+
+
+def _planned(task: _Task) -> list[Merge]:
+    with task.lake.lrdb.connection() as conn:
+        published = unsettled.published(conn, [task.group])
+    return plan([segment.candidate for segment in published if not segment.aside], task.lake.compaction, task.now_ms)
+
+
+def _merge(task: _Task, planned: Merge) -> Step:
+    """Merge, upload and swap. SwapConflict, SegmentUnusable and what store and lrdb raise: nothing is seen then."""
+    task.check()
+    started = time.monotonic()
+    written_since = task.lake.lrdb.clock()
+    with task.lake.lrdb.connection() as conn:
+        inputs = segments.published_segments(
+            conn,
+            task.source,
+            task.group.signal,
+            task.group.dateint,
+            frequency_ms=task.group.frequency_ms,
+            hour=task.group.hour,
+            segment_ids=planned.segment_ids,
+        )
+    if len(inputs) != len(planned.segment_ids):
+        raise SwapConflict(f"{len(planned.segment_ids)} segments were to be merged, {len(inputs)} are published still")
+    with scratch_directory() as directory:
+        outputs = _written(task, inputs, directory)
+    step = _step(task, inputs, outputs, time.monotonic() - started)
+    task.check()
+    with task.lake.lrdb.transaction() as conn:
+        merging.publish_merge(
+            conn,
+            task.source,
+            inputs,
+            outputs,
+            ledger=_ledger(task, step, inputs),
+            messages=announcements(step.segments, time.time_ns() // 1_000_000),
+            lease=task.lease,
+            written_since=written_since,
+        )
+    return step
+
+
+def _written(task: _Task, inputs: Sequence[Segment], directory: Path) -> list[Output]:
+    """The merged segments, in the store."""
+    store = task.lake.stores.of(task.source.bucket)
+    outputs = []
+    for merged in merge(
+        _downloaded(store, inputs, directory),
+        source=task.source,
+        target_bytes=task.lake.compaction.target_bytes,
+        operation=OPERATION,
+        directory=directory,
+    ):
+        task.check()
+        with merged.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            store.put(merged.output.segment.key, data)
+        merged.path.unlink()
+        outputs.append(merged.output)
+    return outputs
+
+
+def _downloaded(store: Store, inputs: Sequence[Segment], directory: Path) -> list[MergeInput]:
+    def download(segment: Segment) -> MergeInput:
+        path = directory / f"{segment.segment_id}.parquet"
+        try:
+            store.download(segment.key, path)
+        except ObjectMissing as error:
+            raise SegmentUnusable(segment.segment_id, "object_missing", str(error)) from error
+        return MergeInput(segment, path)
+
+    with ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="read-segment") as pool:
+        return list(pool.map(download, inputs))
+
+
+def _step(task: _Task, inputs: Sequence[Segment], outputs: Sequence[Output], seconds: float) -> Step:
+    return Step(
+        source=task.source,
+        signal=task.group.signal,
+        dateint=task.group.dateint,
+        run_id=task.run_id,
+        box_id=None if task.lease is None else task.lease.box_id,
+        hour=task.group.hour,
+        segments=tuple(output.segment for output in outputs),
+        superseded=len(inputs),
+        objects=0,
+        set_aside=(),
+        records_read=sum(segment.records for segment in inputs),
+        records_written=sum(output.segment.records for output in outputs),
+        rejected={},
+        elsewhere=0,
+        raw_bytes=0,
+        bytes_in=sum(segment.file_size for segment in inputs),
+        bytes_out=sum(output.segment.file_size for output in outputs),
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _ledger(task: _Task, step: Step, inputs: Sequence[Segment]) -> LedgerEntry:
+    """The step's line in the books. Its box has many: none of them is the box's."""
+    return replace(
+        step.ledger_entry(OPERATION, math.fsum(segment.rollup_count for segment in inputs)),
+        code_version=COMPACTION_CODE_VERSION,
+        frequency_ms=task.group.frequency_ms,
+        box_id=None,
+    )
+
+
+def _set_aside(task: _Task, fault: SegmentUnusable) -> None:
+    """Leave a segment out of plans for a while: it is listed, tried again, and mended by a rebuild of its day."""
+    logger.warning("segment %d is set aside: %s", fault.segment_id, fault)
+    with task.lake.lrdb.transaction() as conn:
+        found = segments.published_segments(
+            conn,
+            task.source,
+            task.group.signal,
+            task.group.dateint,
+            frequency_ms=task.group.frequency_ms,
+            segment_ids=[fault.segment_id],
+        )
+        for segment in found:
+            faults.mark(conn, segment, fault.reason, str(fault), FAULT_RETRY_SECONDS)
+
+
+def _end(task: _Task, lease: Lease, made: Sequence[Segment]) -> None:
+    """The box is done; its hour is looked at again after a while, or when something new is published in it."""
+    policy = task.lake.compaction
+    with task.lake.lrdb.transaction() as conn:
+        leases.hold(conn, lease, task.group.organization_id)
+        unsettled.hold(conn, task.group)
+        published = unsettled.published(conn, [task.group])
+        at_rest = settled([segment.candidate for segment in published], policy, task.now_ms)
+        if at_rest and not any(segment.aside for segment in published):
+            unsettled.settle(conn, [task.group])
+        else:
+            unsettled.postpone(conn, [task.group], policy.gather_seconds)
+        records = sum(segment.records for segment in made)
+        boxes.finish(conn, lease, task.group.organization_id, segments=len(made), records=records)

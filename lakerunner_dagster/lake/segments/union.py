@@ -1,0 +1,122 @@
+"""The columns of several segments together: which there are, in what form they are held, and how they are written.
+
+What belongs here: decisions, from the footers alone, so that they are a function of the set of segments; and bringing
+rows into the form decided on. What does not: reading footers and rows (``reading``), the overflow (``overflow``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lakerunner_dagster.lake.segments.columns import OVERFLOW, fit, segment_schema
+from lakerunner_dagster.lake.segments.parquet import is_text
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.telemetry.metrics import RESOURCE_COLUMNS
+from lakerunner_dagster.lake.telemetry.parents import PINNED_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from lakerunner_dagster.lake.segments.reading import Opened
+
+PINNED: Mapping[Signal, frozenset[str]] = MappingProxyType(
+    {Signal.LOGS: PINNED_COLUMNS, Signal.METRICS: RESOURCE_COLUMNS, Signal.TRACES: PINNED_COLUMNS}
+)
+"""Attribute columns that never go to the overflow."""
+
+_CODE_BYTES = 4
+"""A column of texts of so few bytes a row in its files is held as dictionary codes: the texts are few, or short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """``schema``: the columns, in order, as rows hold them in memory; those of texts that are few as dictionary codes.
+
+    ``repeating``: columns that are written with dictionaries, as they were in most of the rows read. ``written``: the
+    schema of files, whose repeating texts are dictionary codes. ``overflowing``: the attribute columns of some inputs
+    that have to go. ``original_keys``: of the others; where inputs differ, the first in sorted order.
+    """
+
+    schema: pa.Schema
+    repeating: frozenset[str]
+    written: pa.Schema
+    overflowing: frozenset[str]
+    original_keys: Mapping[str, str]
+
+
+def union_of(inputs: Sequence[Opened], signal: Signal, most_columns: int) -> Union:
+    """The union of segments, with at most so many attribute columns; the rarest go, at a tie the last by name.
+
+    An attribute column stays if any row of any input holds a value in it.
+    """
+    values: Counter[str] = Counter()
+    in_dictionaries: Counter[str] = Counter()
+    bytes_of: Counter[str] = Counter()
+    for opened in inputs:
+        for name, facts in opened.columns.items():
+            values[name] += facts.values
+            in_dictionaries[name] += facts.values_in_dictionaries
+            bytes_of[name] += facts.bytes
+    held = {name for one in inputs for name in one.attributes if values[name]}
+    by_rank = sorted(held, key=lambda name: (name not in PINNED[signal], -values[name], name))
+    attributes, overflowing = by_rank[:most_columns], frozenset(by_rank[most_columns:])
+
+    plain = segment_schema(signal, attributes)
+    repeating = frozenset(name for name in plain.names if 2 * in_dictionaries[name] >= values[name])
+    room = _CODE_BYTES * sum(opened.segment.record_count for opened in inputs)
+    few = frozenset(name for name in repeating if bytes_of[name] <= room)
+    if overflowing:
+        few -= {OVERFLOW}
+    return Union(
+        schema=_coded(plain, few),
+        repeating=repeating,
+        written=_coded(plain, repeating),
+        overflowing=overflowing,
+        original_keys=_original_keys(inputs, attributes),
+    )
+
+
+def in_form(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows as the schema has them: see ``columns.fit``; texts as dictionary codes or not as it says.
+
+    :raises ContractBreach: for values that do not fit their type.
+    """
+    fitted = fit(rows, pa.schema([(field.name, _value_type(field.type)) for field in schema]))
+    columns = []
+    for column, field in zip(fitted.columns, schema, strict=True):
+        if pa.types.is_dictionary(field.type) == pa.types.is_dictionary(column.type):
+            columns.append(column)
+        elif pa.types.is_dictionary(field.type):
+            columns.append(column.dictionary_encode())
+        else:
+            columns.append(column.cast(field.type))
+    return pa.table(columns, schema=schema)
+
+
+def _original_keys(inputs: Sequence[Opened], attributes: Collection[str]) -> Mapping[str, str]:
+    return {
+        name: min(keys)
+        for name in attributes
+        if (keys := [opened.original_keys[name] for opened in inputs if name in opened.original_keys])
+    }
+
+
+def _coded(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    """The schema with dictionary codes for the texts among the columns named."""
+    return pa.schema(
+        [
+            (field.name, pa.dictionary(pa.int32(), field.type))
+            if field.name in names and is_text(field.type)
+            else field
+            for field in schema
+        ]
+    )
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

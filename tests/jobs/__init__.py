@@ -1,0 +1,1 @@
+"""The jobs, run by Dagster on a real lake."""

@@ -1,0 +1,1 @@
+"""Maintenance on a real lake: what goes, what stays, and what is told."""
