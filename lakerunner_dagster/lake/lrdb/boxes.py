@@ -166,10 +166,15 @@ def _open_box(
         "UPDATE raw_objects SET state = 'boxed', box_id = %s WHERE organization_id = %s AND raw_object_id = ANY(%s)",
         (box_id, group.organization_id, [member.raw_object_id for member in members]),
     )
-    body = {"v": 1, "m": [_notification(member, queued) for member in members], "q": queued, "box": box_id}
-    key = f"{group.organization_id}/{members[0].collector}"
-    outbox.add(conn, [Message(stage.box_topic, key, body)])
+    outbox.add(conn, [ingest_message(box_id, members, queued)])
     return box_id
+
+
+def ingest_message(box_id: int, members: Sequence[RawObject], queued: str) -> Message:
+    """What is told of an ingest box (spec/messages.md); its members share organization, collector and signal."""
+    first = members[0]
+    body = {"v": 1, "m": [_notification(member, queued) for member in members], "q": queued, "box": box_id}
+    return Message(ingest_stage(first.signal).box_topic, f"{first.organization_id}/{first.collector}", body)
 
 
 def unknown_boxes(conn: Conn, box_ids: Iterable[int]) -> set[int]:

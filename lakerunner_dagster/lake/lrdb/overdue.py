@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import outbox
-from lakerunner_dagster.lake.lrdb.intake import Notification
+from lakerunner_dagster.lake.lrdb import boxes, outbox
 from lakerunner_dagster.lake.lrdb.rows import RAW_OBJECT, raw_object
-from lakerunner_dagster.lake.model import Message, RawObject, rfc3339
+from lakerunner_dagster.lake.model import RawObject, rfc3339
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import ingest_stage
 
@@ -37,16 +36,13 @@ def overdue(conn: Conn, signal: Signal, seconds: float, limit: int) -> list[int]
     return [box_id for (box_id,) in rows]
 
 
-def announce_again(conn: Conn, signal: Signal, box_ids: Sequence[int], now_ms: int) -> None:
+def announce_again(conn: Conn, box_ids: Sequence[int], now_ms: int) -> None:
     """Leave the messages of boxes in the outbox, as when they were opened. Who hears of a box twice loses nothing."""
     queued = rfc3339(now_ms)
     for box_id in box_ids:
         members = _members(conn, box_id)
         if members:
-            notified = [_notification(member, queued).body() for member in members]
-            body = {"v": 1, "m": notified, "q": queued, "box": box_id}
-            key = f"{members[0].organization_id}/{members[0].collector}"
-            outbox.add(conn, [Message(ingest_stage(signal).box_topic, key, body)])
+            outbox.add(conn, [boxes.ingest_message(box_id, members, queued)])
 
 
 def _members(conn: Conn, box_id: int) -> list[RawObject]:
@@ -59,18 +55,3 @@ def _members(conn: Conn, box_id: int) -> list[RawObject]:
         (box_id,),
     )
     return [raw_object(row) for row in rows]
-
-
-def _notification(member: RawObject, queued: str) -> Notification:
-    return Notification(
-        signal=member.signal,
-        organization_id=member.organization_id,
-        instance_num=member.instance_num,
-        bucket=member.bucket,
-        key=member.key,
-        size=member.size,
-        queued=queued,
-        event_time_ms=member.event_time_ms,
-        etag=member.etag,
-        collector=member.collector,
-    )

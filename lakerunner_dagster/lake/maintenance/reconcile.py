@@ -65,7 +65,7 @@ def _announce_overdue(lake: Lake, policy: MaintenancePolicy, findings: Findings)
         with lake.lrdb.transaction() as conn:
             boxes = overdue.overdue(conn, signal, policy.overdue_seconds, BOXES)
             if not findings.order.dry_run:
-                overdue.announce_again(conn, signal, boxes, findings.order.now_ms)
+                overdue.announce_again(conn, boxes, findings.order.now_ms)
         for box_id in boxes:
             findings.add("box announced again", f"box {box_id} of {signal}")
     if not findings.order.dry_run:
