@@ -166,7 +166,8 @@ class Segment:
 
     Times are ms, ``[start_ms, end_ms)``. ``frequency_ms`` is 0 for logs and traces. ``records`` counts the raw
     records that the rows stand for: equal to ``record_count`` but for metrics, where it is the sum of chq_points.
-    ``rollup_count`` is the sum of chq_rollup_count (metrics; 0.0 elsewhere).
+    ``rollup_count`` is the sum of chq_rollup_count (metrics; 0.0 elsewhere). ``reach_ms``: of a rollup of cumulative
+    series, the earliest ms of finer rows that its rows depend on, where that is before ``start_ms``.
     """
 
     organization_id: UUID
@@ -192,6 +193,7 @@ class Segment:
     stream_id_field: str | None = None
     metric_names: tuple[str, ...] = ()
     metric_types: tuple[int, ...] = ()
+    reach_ms: int | None = None
 
     @property
     def hour(self) -> int:

@@ -105,6 +105,9 @@ SIGNALS: Mapping[Signal, SignalSpec] = MappingProxyType(
 COMPACTION_CODE_VERSION = "1"
 """Of the way in which sorted segments merge: raise it when the same segments would merge to other rows or bytes."""
 
+ROLLUP_CODE_VERSION = "1"
+"""Of the way in which rows of metrics roll up: raise it when the same segments would give other rows or bytes."""
+
 ROLLUP_TOPIC = "boxer.metrics.rollup"
 """Topic (without prefix) on which new metric segments are announced to the rollup boxer."""
 

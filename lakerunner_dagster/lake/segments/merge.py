@@ -21,17 +21,18 @@ import numpy as np
 import pyarrow as pa
 
 from lakerunner_dagster.lake.errors import ConservationBreach, ContractBreach, InputError
-from lakerunner_dagster.lake.model import Segment, Source
+from lakerunner_dagster.lake.model import CreatedBy, Segment, Source
+from lakerunner_dagster.lake.segments import parquet
+from lakerunner_dagster.lake.segments.buckets import COUNT_TOLERANCE, culprit, ordered, tallied
 from lakerunner_dagster.lake.segments.budget import merged_streams, stream_of
 from lakerunner_dagster.lake.segments.columns import FILE, POINTS
-from lakerunner_dagster.lake.segments.order import row_order
-from lakerunner_dagster.lake.segments.output import MergedSegment, Outputs, Shares
-from lakerunner_dagster.lake.segments.reading import MergeInput, Reader, opened, unusable
-from lakerunner_dagster.lake.segments.union import Union, in_form, union_of
+from lakerunner_dagster.lake.segments.output import Made, MergedSegment, Outputs, Shares
+from lakerunner_dagster.lake.segments.reading import MergeInput, Reader, opened
+from lakerunner_dagster.lake.segments.union import Union, union_of
 from lakerunner_dagster.lake.segments.work import Work
 from lakerunner_dagster.lake.settings import Limits, MiB
-from lakerunner_dagster.lake.signals import COMPACTION_CODE_VERSION, SIGNALS, Signal
-from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows, merge_rows_tracked
+from lakerunner_dagster.lake.signals import COMPACTION_CODE_VERSION, SIGNALS
+from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows_tracked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,9 +43,6 @@ __all__ = ["MERGE_MEMORY", "MergeInput", "MergedSegment", "merge"]
 
 MERGE_MEMORY = 512 * MiB
 """Bytes of rows and pages that are held at once by default: with it a process stays below 1.5 GB."""
-
-_COUNT_TOLERANCE = 2.0**-51
-"""Sums of counts are exact below 2^53, in whatever order; so close, a difference of one is seen up to 2^50."""
 
 MOST_COLUMNS: int = Limits.model_fields["columns"].default
 """Attribute columns of an output, at most; of more, the rarest overflow."""
@@ -89,7 +87,7 @@ def merge(
     written: Counter[int] = Counter()
     with (
         TemporaryDirectory(prefix="merge-", dir=directory) as passes,
-        Outputs(work, union, segments, directory=directory, target_bytes=target_bytes) as outputs,
+        Outputs(work, union, segments, _made(segments), directory=directory, target_bytes=target_bytes) as outputs,
     ):
         tables = merged_streams(
             [stream_of(reader, file, union) for reader, file in zip(readers, files, strict=True)],
@@ -100,8 +98,8 @@ def merge(
         )
         for table in tables:
             rows, shares = _buckets(table, union, segments) if work.frequency_ms else _records(table)
-            yield from _tallied(outputs.add(rows, shares), written)
-        last = list(_tallied(outputs.finish(), written))
+            yield from tallied(outputs.add(rows, shares), written)
+        last = list(tallied(outputs.finish(), written))
         _check_conserved(readers, outputs, written)
         yield from last
 
@@ -122,6 +120,17 @@ def _check_mergeable(segments: Sequence[Segment], source: Source) -> None:
         )
 
 
+def _made(segments: Sequence[Segment]) -> Made:
+    """What the outputs are: as far as any of the inputs reaches back, so do they."""
+    return Made(
+        created_by=CreatedBy.COMPACTION,
+        compacted=True,
+        rolledup=segments[0].rolledup,
+        reach_ms=min((one.reach_ms for one in segments if one.reach_ms is not None), default=None),
+        level=parquet.COMPACTION_LEVEL,
+    )
+
+
 def _records(table: pa.Table) -> tuple[pa.Table, Shares]:
     """Rows that are records themselves."""
     inputs = table.column(FILE).to_numpy()
@@ -136,31 +145,8 @@ def _buckets(table: pa.Table, union: Union, segments: Sequence[Segment]) -> tupl
     try:
         rows, became = merge_rows_tracked(rows)
     except InputError as error:
-        raise _culprit(rows, inputs, segments) from error
-    order = row_order(rows, SIGNALS[Signal.METRICS].sort_keys)
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order))
-    by_place = np.argsort(places[became], kind="stable")
-    shares = Shares(places[became][by_place], inputs[by_place], points[by_place])
-    return in_form(rows.take(order), union.schema), shares
-
-
-def _culprit(rows: pa.Table, inputs: Ints, segments: Sequence[Segment]) -> Exception:
-    """Whose rows it is that cannot be merged."""
-    for number in np.unique(inputs).tolist():
-        try:
-            merge_rows(rows.filter(pa.array(inputs == number)))
-        except InputError as error:
-            return unusable(segments[number], error.reason, str(error))
-    return ContractBreach("Rows that can be merged by themselves cannot be merged together: a fault of the merge.")
-
-
-def _tallied(merged: Iterator[MergedSegment], written: Counter[int]) -> Iterator[MergedSegment]:
-    """The segments, their contributions counted."""
-    for one in merged:
-        for given in one.output.inputs:
-            written[given.input_id] += given.records
-        yield one
+        raise culprit(rows, inputs, segments) from error
+    return ordered(rows, became, inputs, points, union)
 
 
 def _check_conserved(readers: Sequence[Reader], outputs: Outputs, written: Counter[int]) -> None:
@@ -171,7 +157,7 @@ def _check_conserved(readers: Sequence[Reader], outputs: Outputs, written: Count
         if reader.segment.records != written[reader.segment.segment_id]
     }
     counted = sum(reader.added_count for reader in readers)
-    if missing or not math.isclose(counted, outputs.added_count, rel_tol=_COUNT_TOLERANCE):
+    if missing or not math.isclose(counted, outputs.added_count, rel_tol=COUNT_TOLERANCE):
         raise ConservationBreach(
             f"Merging lost records (by segment: {missing}) or counts ({counted!r} in, {outputs.added_count!r} out): "
             "nothing may be published; report it with the segments."

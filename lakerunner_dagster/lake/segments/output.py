@@ -59,6 +59,17 @@ class Shares:
         return self.inputs[span], self.records[span]
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What segments are besides their rows: fields of their index rows, and the Zstandard level of their files."""
+
+    created_by: CreatedBy
+    compacted: bool
+    rolledup: bool
+    reach_ms: int | None
+    level: int
+
+
 class Outputs:
     """Rows in order go in, finished segments come out; what is unfinished when the context is left is deleted.
 
@@ -67,12 +78,13 @@ class Outputs:
     """
 
     def __init__(
-        self, work: Work, union: Union, inputs: Sequence[Segment], *, directory: Path, target_bytes: int
+        self, work: Work, union: Union, inputs: Sequence[Segment], made: Made, *, directory: Path, target_bytes: int
     ) -> None:
         self.added_count = 0.0
         self._work = work
         self._union = union
         self._inputs = inputs
+        self._made = made
         self._directory = directory
         self._target_bytes = target_bytes
         self._group = _Group(len(inputs))
@@ -105,7 +117,7 @@ class Outputs:
 
     def _write_group(self) -> Iterator[MergedSegment]:
         if self._file is None:
-            self._file = _File(self._work, self._union, len(self._inputs), self._directory)
+            self._file = _File(self._work, self._union, len(self._inputs), self._made, self._directory)
         rows = self._group.encoded(self._union.written)
         if self._work.frequency_ms:
             self.added_count += added_count(rows)
@@ -152,11 +164,12 @@ class _Group:
 class _File:
     """One file that grows, and what its index row will say."""
 
-    def __init__(self, work: Work, union: Union, inputs: int, directory: Path) -> None:
+    def __init__(self, work: Work, union: Union, inputs: int, made: Made, directory: Path) -> None:
         self._work = work
+        self._made = made
         self._path = directory / f"tbl_{work.segment_id}.parquet"
         self._sink = pa.OSFile(str(self._path), "wb")
-        self._writer = parquet.opened_writer(self._sink, union.written, union.repeating, parquet.COMPACTION_LEVEL)
+        self._writer = parquet.opened_writer(self._sink, union.written, union.repeating, made.level)
         self._contents = Contents(work.signal, work.frequency_ms)
         self._records = np.zeros(inputs, np.int64)
 
@@ -181,9 +194,10 @@ class _File:
             labels,
             file_size=self._path.stat().st_size,
             ingest_dateint=min(given.ingest_dateint for given in inputs),
-            created_by=CreatedBy.COMPACTION,
-            compacted=True,
-            rolledup=inputs[0].rolledup,
+            created_by=self._made.created_by,
+            compacted=self._made.compacted,
+            rolledup=self._made.rolledup,
+            reach_ms=self._made.reach_ms,
         )
         contributions = tuple(
             Contribution(given.segment_id, count)

@@ -75,6 +75,7 @@ class Work:
         created_by: CreatedBy,
         compacted: bool = False,
         rolledup: bool = False,
+        reach_ms: int | None = None,
     ) -> Segment:
         """The index row. ``file_size``: bytes of the file that has the rows of ``contents``.
 
@@ -105,5 +106,6 @@ class Work:
             rolledup=rolledup,
             fingerprints=contents.fingerprints(),
             label_name_map=labels,
+            reach_ms=reach_ms,
             **contents.own_fields(),
         )
