@@ -6,7 +6,6 @@ merged. What does not: which rows merge (``telemetry.metric_rows``), files (``ou
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +13,14 @@ import pyarrow as pa
 
 from lakerunner_dagster.lake.errors import ContractBreach, InputError
 from lakerunner_dagster.lake.segments.order import row_order
-from lakerunner_dagster.lake.segments.output import MergedSegment, Shares
+from lakerunner_dagster.lake.segments.output import Shares
 from lakerunner_dagster.lake.segments.reading import unusable
 from lakerunner_dagster.lake.segments.union import Union, in_form
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -53,11 +52,3 @@ def culprit(rows: pa.Table, inputs: Ints, segments: Sequence[Segment]) -> Except
         except InputError as error:
             return unusable(segments[number], error.reason, str(error))
     return ContractBreach("Rows that can be merged by themselves cannot be merged together: a fault of the merge.")
-
-
-def tallied(merged: Iterator[MergedSegment], written: Counter[int]) -> Iterator[MergedSegment]:
-    """The segments, their contributions counted."""
-    for one in merged:
-        for given in one.output.inputs:
-            written[given.input_id] += given.records
-        yield one

@@ -91,7 +91,7 @@ def records(table: pa.Table) -> int:
 
 def _stream_fields(table: pa.Table) -> ContentFields:
     for field in (field for field in STREAM_FIELDS if field in table.column_names):
-        if values := {_listed(value) for value in distinct(table.column(field)).to_pylist() if value}:
+        if values := {listed(value) for value in distinct(table.column(field)).to_pylist() if value}:
             return {"stream_ids": tuple(sorted(values)), "stream_id_field": field}
     return {}
 
@@ -102,7 +102,7 @@ def _metric_fields(table: pa.Table) -> ContentFields:
     kinds = len(kind_of.dictionary)
     types: dict[str, int] = {}
     for pair in pc.add(pc.multiply(name_of.indices.cast(pa.int64()), kinds), kind_of.indices).unique().to_pylist():
-        name = _listed(name_of.dictionary[pair // kinds].as_py())
+        name = listed(name_of.dictionary[pair // kinds].as_py())
         number = METRIC_TYPES[kind_of.dictionary[pair % kinds].as_py()]
         types[name] = min(number, types.get(name, number))
     names = sorted(types)
@@ -143,6 +143,6 @@ _JOINED: Mapping[Signal, Callable[[Sequence[ContentFields]], ContentFields]] = M
 """The same of several tables, from what it says of each."""
 
 
-def _listed(text: str) -> str:
+def listed(text: str) -> str:
     """The text as PostgreSQL can hold and index it: without NUL, and not longer than any sane name."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode()[:_LISTED_BYTES].decode(errors="ignore")

@@ -23,7 +23,7 @@ import pyarrow as pa
 from lakerunner_dagster.lake.errors import ConservationBreach, ContractBreach, InputError
 from lakerunner_dagster.lake.model import CreatedBy, Segment, Source
 from lakerunner_dagster.lake.segments import parquet
-from lakerunner_dagster.lake.segments.buckets import COUNT_TOLERANCE, culprit, ordered, tallied
+from lakerunner_dagster.lake.segments.buckets import COUNT_TOLERANCE, culprit, ordered
 from lakerunner_dagster.lake.segments.budget import merged_streams, stream_of
 from lakerunner_dagster.lake.segments.columns import FILE, POINTS
 from lakerunner_dagster.lake.segments.output import Made, MergedSegment, Outputs, Shares
@@ -98,8 +98,8 @@ def merge(
         )
         for table in tables:
             rows, shares = _buckets(table, union, segments) if work.frequency_ms else _records(table)
-            yield from tallied(outputs.add(rows, shares), written)
-        last = list(tallied(outputs.finish(), written))
+            yield from _tallied(outputs.add(rows, shares), written)
+        last = list(_tallied(outputs.finish(), written))
         _check_conserved(readers, outputs, written)
         yield from last
 
@@ -147,6 +147,14 @@ def _buckets(table: pa.Table, union: Union, segments: Sequence[Segment]) -> tupl
     except InputError as error:
         raise culprit(rows, inputs, segments) from error
     return ordered(rows, became, inputs, points, union)
+
+
+def _tallied(merged: Iterator[MergedSegment], written: Counter[int]) -> Iterator[MergedSegment]:
+    """The segments, their contributions counted."""
+    for one in merged:
+        for given in one.output.inputs:
+            written[given.input_id] += given.records
+        yield one
 
 
 def _check_conserved(readers: Sequence[Reader], outputs: Outputs, written: Counter[int]) -> None:

@@ -85,14 +85,14 @@ def unusable(segment: Segment, reason: str, what: str) -> SegmentUnusable:
 def opened(given: MergeInput) -> Opened:
     """Read the footer; SegmentUnusable where it is not the index row's."""
     segment = given.segment
-    with _blamed_on(segment, "not_parquet"):
+    with blamed_on(segment, "not_parquet"):
         metadata = pq.read_metadata(given.path)
         schema = metadata.schema.to_arrow_schema()
     _check_metadata(segment, metadata)
     names = schema.names
     if len(set(names)) < len(names) or metadata.num_columns != len(names):
         raise unusable(segment, "strange_columns", "it has nested columns, or two of one name")
-    with _blamed_on(segment, "strange_columns"):
+    with blamed_on(segment, "strange_columns"):
         attributes = attributes_among(names, segment.signal)
     return Opened(
         segment, given.path, metadata, _facts(metadata, names), frozenset(attributes), _keys(segment, metadata)
@@ -102,8 +102,8 @@ def opened(given: MergeInput) -> Opened:
 class Reader:
     """One pass over the rows of an input, in the form of a union, with ``_file`` for the number of the input.
 
-    ``records`` and ``added_count``: of the rows read so far, the raw records that they stand for, and the sum of
-    ``metric_rows.added_count``.
+    ``form``: the columns of the rows, but for ``_file``. ``records`` and ``added_count``: of the rows read so far, the
+    raw records that they stand for, and the sum of ``metric_rows.added_count``.
     """
 
     def __init__(self, source: Opened, number: int, union: Union) -> None:
@@ -113,8 +113,8 @@ class Reader:
         self._source = source
         self._number = number
         derived = DERIVED if SIGNALS[self.segment.signal].frequency_ms else ()
-        self._form = pa.schema([field for field in union.schema if field.name not in derived])
-        self._read = [name for name in source.columns if name in self._form.names or name in union.overflowing]
+        self.form = pa.schema([field for field in union.schema if field.name not in derived])
+        self._read = [name for name in source.columns if name in self.form.names or name in union.overflowing]
         self._moving = {
             name: source.original_keys.get(name, name.split("_", 1)[1])
             for name in sorted(union.overflowing & source.attributes)
@@ -122,7 +122,7 @@ class Reader:
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
         """All rows, at most so many at a time; SegmentUnusable where they are not what the index row says."""
-        with _blamed_on(self.segment, "corrupt_data"):
+        with blamed_on(self.segment, "corrupt_data"):
             file = pq.ParquetFile(
                 self._source.path,
                 metadata=self._source.metadata,
@@ -145,22 +145,22 @@ class Reader:
     def _coded(self) -> list[str]:
         return [
             field.name
-            for field in self._form
+            for field in self.form
             if pa.types.is_dictionary(field.type)
             and field.name in self._read
             and self._source.columns[field.name].is_bytes
         ]
 
     def _next(self, batches: Iterator[pa.RecordBatch]) -> pa.Table:
-        with _blamed_on(self.segment, "corrupt_data"):
+        with blamed_on(self.segment, "corrupt_data"):
             batch = next(batches, None)
         if batch is None:
             raise unusable(self.segment, "corrupt_data", "it has fewer rows than its footer says")
         return pa.Table.from_batches([batch])
 
     def _checked(self, rows: pa.Table) -> pa.Table:
-        with _blamed_on(self.segment, "strange_columns"):
-            rows = in_form(overflowed(rows, self._moving) if self._moving else rows, self._form)
+        with blamed_on(self.segment, "strange_columns"):
+            rows = in_form(overflowed(rows, self._moving) if self._moving else rows, self.form)
         if lacking := [name for name in NEVER_NULL[self.segment.signal] if rows.column(name).null_count]:
             raise unusable(self.segment, "missing_values", f"some of its rows have no {' and no '.join(lacking)}")
         start_ms, end_ms = time_range(rows, self.segment.frequency_ms)
@@ -178,7 +178,7 @@ class Reader:
 
 
 @contextmanager
-def _blamed_on(segment: Segment, reason: str) -> Iterator[None]:
+def blamed_on(segment: Segment, reason: str) -> Iterator[None]:
     """Whatever Arrow or we cannot make of the segment's bytes is the segment's fault; a failing disk is not."""
     try:
         yield

@@ -22,17 +22,20 @@ up to 2^53.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakerunner_dagster.lake.segments.columns import POINTS, coded, whole
+from lakerunner_dagster.lake.segments.columns import POINTS, whole
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
-from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, Sketches, merged, quantiles, taken
-from lakerunner_dagster.lake.telemetry.sketch_encoding import decoded, encoded
+from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged, quantiles, taken
+from lakerunner_dagster.lake.telemetry.sketch_column import SketchColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Bools: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
@@ -64,7 +67,9 @@ _PRECEDENCE = (
 )
 """What decides between rows of one time; the sketch decides last."""
 
-_NO_TIME = np.iinfo(np.int64).min
+NO_TIME = np.iinfo(np.int64).min
+"""Stands for a time that is NULL."""
+
 _CODE_LIMIT = 2**63
 
 
@@ -83,7 +88,7 @@ def merge_rows(table: pa.Table) -> pa.Table:
 def merge_rows_tracked(table: pa.Table) -> tuple[pa.Table, Ints]:
     """What :func:`merge_rows` gives, and for each row of ``table`` the number of the row of it that it went into."""
     table = pa.table({name: whole(table.column(name)) for name in table.column_names if name not in DERIVED})
-    sketches = _SketchColumn.of(table.column("chq_sketch"))
+    sketches = SketchColumn.of(table.column("chq_sketch"))
     groups = _grouped(table)
     became = np.arange(table.num_rows)
     if len(groups.starts) < table.num_rows:
@@ -94,8 +99,8 @@ def merge_rows_tracked(table: pa.Table) -> tuple[pa.Table, Ints]:
 
 def added_count(table: pa.Table) -> float:
     """Sum of chq_rollup_count over the rows whose counts add when they merge: the same before and after."""
-    later_counts = _is_latest(table) & _is(table.column("chq_metric_type"), HISTOGRAM)
-    return float(_doubles(table, "chq_rollup_count")[~later_counts].sum())
+    later_counts = is_latest(table) & holds(table.column("chq_metric_type"), HISTOGRAM)
+    return float(doubles(table, "chq_rollup_count")[~later_counts].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,54 +121,52 @@ class _Groups:
         return _Groups(self.rows[np.repeat(several, lengths)], np.cumsum(kept) - kept)
 
 
-@dataclass(frozen=True, slots=True)
-class _SketchColumn:
-    """The sketches of rows: that of row i is number ``codes[i]`` of ``pool``, and encoded ``blobs[codes[i]]``."""
+def numbered(keys: Sequence[pa.Array]) -> Ints:
+    """A number for each row of some columns (at least one), equal where all of them are; NULL equals NULL."""
+    numbers = np.zeros(len(keys[0]), np.int64)
+    size = 1
+    for key in map(_codes, keys):
+        count = int(key.max(initial=0)) + 1
+        if size * count >= _CODE_LIMIT:
+            numbers = _codes(pa.array(numbers))
+            size = int(numbers.max(initial=0)) + 1
+        numbers = numbers * count + key
+        size *= count
+    return numbers
 
-    codes: Ints
-    pool: Sketches
-    blobs: pa.BinaryArray
 
-    @classmethod
-    def of(cls, column: pa.ChunkedArray) -> _SketchColumn:
-        """From a column of encoded sketches; each distinct one is decoded once."""
-        array = coded(column)
-        used = array.indices.dictionary_encode()
-        blobs = array.dictionary.take(used.dictionary)
-        return cls(used.indices.to_numpy().astype(np.int64), decoded(blobs), blobs)
+def holds(column: pa.ChunkedArray, value: str | bool) -> Bools:  # noqa: FBT001 -- a value of a column, not a switch
+    """Which rows hold that value."""
+    array = whole(column)
+    if pa.types.is_dictionary(array.type):
+        equal = pc.equal(array.dictionary, value).take(array.indices)
+    else:
+        equal = pc.equal(array, value)
+    rows: Bools = equal.fill_null(False).to_numpy(zero_copy_only=False)
+    return rows
 
-    def added(self, sketches: Sketches) -> tuple[_SketchColumn, Ints]:
-        """With more sketches in the pool, and the numbers that these have there."""
-        column = _SketchColumn(
-            self.codes,
-            Sketches.joined([self.pool, sketches]),
-            pa.concat_arrays([self.blobs, encoded(sketches)]),
-        )
-        return column, np.arange(len(self.pool), len(column.pool))
 
-    def ranks(self, rows: Ints) -> Ints:
-        """Numbers that order the sketches of these rows, by their bytes."""
-        used, places = np.unique(self.codes[rows], return_inverse=True)
-        ranks: Ints = pc.rank(self.blobs.take(pa.array(used)), tiebreaker="dense").to_numpy()[places]
-        return ranks
+def is_latest(table: pa.Table) -> Bools:
+    """Which rows hold what came since their start; the others are additive."""
+    values = holds(table.column("chq_metric_type"), HISTOGRAM) | holds(table.column("metric_is_monotonic"), True)
+    return holds(table.column("metric_temporality"), CUMULATIVE) & values
 
-    def array(self) -> pa.DictionaryArray:
-        """The column, encoded."""
-        return pa.DictionaryArray.from_arrays(pa.array(self.codes.astype(np.int32)), self.blobs)
+
+def doubles(table: pa.Table, name: str) -> Floats:
+    """A column of doubles, NULL as NaN."""
+    values: Floats = table.column(name).fill_null(np.nan).to_numpy()
+    return values
+
+
+def nullable(values: Floats | Ints) -> pa.Array:
+    """The column of some numbers, where NaN and ``NO_TIME`` are NULL."""
+    return pa.array(values, mask=np.isnan(values) if values.dtype == np.float64 else values == NO_TIME)
 
 
 def _grouped(table: pa.Table) -> _Groups:
-    keys = [_codes(whole(table.column(name))) for name in _SAME]
-    keys.append(np.where(_is_latest(table), _codes(whole(table.column("chq_start_tsns"))), 0))
-    group = np.zeros(table.num_rows, np.int64)
-    size = 1
-    for key in keys:
-        count = int(key.max(initial=0)) + 1
-        if size * count >= _CODE_LIMIT:
-            group = _codes(pa.array(group))
-            size = int(group.max(initial=0)) + 1
-        group = group * count + key
-        size *= count
+    keys = [whole(table.column(name)) for name in _SAME]
+    starts = whole(table.column("chq_start_tsns"))
+    group = numbered([*keys, pc.if_else(pa.array(is_latest(table)), starts, None)])
     rows = np.argsort(group)
     return _Groups(rows, np.flatnonzero(np.diff(group[rows], prepend=-1)))
 
@@ -175,42 +178,26 @@ def _codes(array: pa.Array) -> Ints:
     return codes
 
 
-def _is(column: pa.ChunkedArray, value: str | bool) -> Bools:  # noqa: FBT001 -- a value of a column, not a switch
-    """Which rows hold that value."""
-    array = whole(column)
-    if pa.types.is_dictionary(array.type):
-        equal = pc.equal(array.dictionary, value).take(array.indices)
-    else:
-        equal = pc.equal(array, value)
-    rows: Bools = equal.fill_null(False).to_numpy(zero_copy_only=False)
-    return rows
-
-
-def _is_latest(table: pa.Table) -> Bools:
-    values = _is(table.column("chq_metric_type"), HISTOGRAM) | _is(table.column("metric_is_monotonic"), True)
-    return _is(table.column("metric_temporality"), CUMULATIVE) & values
-
-
-def _merged(table: pa.Table, sketches: _SketchColumn, groups: _Groups) -> tuple[pa.Table, _SketchColumn]:
+def _merged(table: pa.Table, sketches: SketchColumn, groups: _Groups) -> tuple[pa.Table, SketchColumn]:
     """One row a group: its first, but for what merges in groups of several."""
     several = groups.of_several()
     places = np.flatnonzero(groups.lengths() > 1)
     heads = groups.rows[groups.starts].astype(np.int32)  # Arrow takes by narrow numbers much faster
     numbers = _numbers(table)
     winners = _winners(numbers, sketches, several)
-    latest = _is_latest(table)[winners]
-    counted = latest & _is(table.column("chq_metric_type"), HISTOGRAM)[winners]
+    latest = is_latest(table)[winners]
+    counted = latest & holds(table.column("chq_metric_type"), HISTOGRAM)[winners]
 
     merged_codes, sketches = _merged_sketches(sketches, several, winners, latest)
     codes = sketches.codes[heads]
     codes[places] = merged_codes
-    sketches = _SketchColumn(codes, sketches.pool, sketches.blobs)
+    sketches = SketchColumn(codes, sketches.pool, sketches.blobs)
 
     columns: dict[str, pa.Array] = {"chq_sketch": sketches.array()}
     for name, values in _merged_numbers(numbers, several, winners, latest, counted).items():
         column = numbers[name][heads]
         column[places] = values
-        columns[name] = _nullable(column)
+        columns[name] = nullable(column)
     for name in _SAME:
         columns[name] = whole(table.column(name)).take(pa.array(heads))
     for name in table.column_names:
@@ -220,23 +207,13 @@ def _merged(table: pa.Table, sketches: _SketchColumn, groups: _Groups) -> tuple[
 
 
 def _numbers(table: pa.Table) -> dict[str, Any]:
-    """The columns that merge as numbers; NULL as NaN, or as ``_NO_TIME``."""
-    doubles = {name: _doubles(table, name) for name in _DOUBLES}
-    times = {name: table.column(name).fill_null(_NO_TIME).to_numpy() for name in _TIMES}
-    return {**doubles, **times, POINTS: table.column(POINTS).to_numpy()}
+    """The columns that merge as numbers; NULL as NaN, or as ``NO_TIME``."""
+    values = {name: doubles(table, name) for name in _DOUBLES}
+    times = {name: table.column(name).fill_null(NO_TIME).to_numpy() for name in _TIMES}
+    return {**values, **times, POINTS: table.column(POINTS).to_numpy()}
 
 
-def _doubles(table: pa.Table, name: str) -> Floats:
-    values: Floats = table.column(name).fill_null(np.nan).to_numpy()
-    return values
-
-
-def _nullable(values: Floats | Ints) -> pa.Array:
-    """A column of ``_numbers`` as it is written."""
-    return pa.array(values, mask=np.isnan(values) if values.dtype == np.float64 else values == _NO_TIME)
-
-
-def _winners(numbers: dict[str, Any], sketches: _SketchColumn, groups: _Groups) -> Ints:
+def _winners(numbers: dict[str, Any], sketches: SketchColumn, groups: _Groups) -> Ints:
     """The row of each group that is later than the others; among the latest, the one with the largest values."""
     group_of = np.repeat(np.arange(len(groups.starts)), groups.lengths())
     times = numbers["chq_last_tsns"][groups.rows]
@@ -281,8 +258,8 @@ def _merged_numbers(
 
 
 def _merged_sketches(
-    sketches: _SketchColumn, groups: _Groups, winners: Ints, latest: Bools
-) -> tuple[Ints, _SketchColumn]:
+    sketches: SketchColumn, groups: _Groups, winners: Ints, latest: Bools
+) -> tuple[Ints, SketchColumn]:
     """The number of each group's sketch, in the column that has the merged ones too."""
     codes = sketches.codes[winners]
     additive = np.repeat(~latest, groups.lengths())
@@ -311,19 +288,19 @@ def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: 
     return pa.DictionaryArray.from_arrays(indices, encoded_texts.dictionary.take(pa.array(by_rank)))
 
 
-def _completed(table: pa.Table, sketches: _SketchColumn) -> pa.Table:
+def _completed(table: pa.Table, sketches: SketchColumn) -> pa.Table:
     """The rows with their average and percentiles."""
-    counts, sums = _doubles(table, "chq_rollup_count"), _doubles(table, "chq_rollup_sum")
-    whole = _is_latest(table) & ~_is(table.column("chq_metric_type"), HISTOGRAM)
+    counts, sums = doubles(table, "chq_rollup_count"), doubles(table, "chq_rollup_sum")
+    whole = is_latest(table) & ~holds(table.column("chq_metric_type"), HISTOGRAM)
     averages = np.divide(sums, np.where(whole, 1.0, counts), out=np.full(len(counts), np.nan), where=counts > 0)
-    table = table.append_column("chq_rollup_avg", _nullable(averages))
+    table = table.append_column("chq_rollup_avg", nullable(averages))
 
-    lows, highs = _doubles(table, "chq_rollup_min"), _doubles(table, "chq_rollup_max")
+    lows, highs = doubles(table, "chq_rollup_min"), doubles(table, "chq_rollup_max")
     used = np.zeros(len(sketches.pool), np.bool_)
     used[sketches.codes] = True
     values = quantiles(taken(sketches.pool, np.flatnonzero(used)))
     rows = (np.cumsum(used) - 1)[sketches.codes]
     for name, column in zip(PERCENTILES, values.T, strict=True):
         clamped = np.fmin(np.fmax(column[rows], lows), highs)
-        table = table.append_column(name, _nullable(np.where(np.isnan(column[rows]), np.nan, clamped)))
+        table = table.append_column(name, nullable(np.where(np.isnan(column[rows]), np.nan, clamped)))
     return table

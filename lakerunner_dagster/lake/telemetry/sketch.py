@@ -71,6 +71,11 @@ class Sketches:
         return cls(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     @classmethod
+    def empty(cls) -> Sketches:
+        """One sketch of no value."""
+        return cls(np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    @classmethod
     def joined(cls, parts: Sequence[Sketches]) -> Sketches:
         """The sketches of one or more columns, one after another."""
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
@@ -143,6 +148,31 @@ def merged(sketches: Sketches, groups: Ints, group_count: int) -> Sketches:
     return collected(owners, sketches.slots, sketches.counts, group_count)
 
 
+def differences(sketches: Sketches, later: Ints, earlier: Ints) -> Sketches:
+    """What each of the sketches at ``later`` has counted that the one at ``earlier`` beside it had not.
+
+    Values are counted by rank: the result has as many of them up to a bin as the later sketch has more than the earlier
+    one, but never less than up to the bin before, nor more than in all. So it is exact where the later sketch has all
+    that the earlier one has, and a sketch even where it has not (a bucket's values move as its bounds become known).
+    """
+    lengths = np.diff(sketches.offsets)
+    both = np.concatenate(([0], np.cumsum(lengths[later] + lengths[earlier])))
+    parts = [
+        _differences(taken(sketches, later[begin:end]), taken(sketches, earlier[begin:end]))
+        for begin, end in pieces(both)
+    ]
+    return Sketches.joined([Sketches.none(), *parts])
+
+
+def bounds_of(slots: Ints) -> tuple[Floats, Floats]:
+    """The lowest and the highest value of each slot."""
+    lower = _lower_bounds()
+    places = np.abs(slots)
+    nearer = np.where(places > 0, lower[places - 1], 0.0)
+    farther = np.where(places > 0, np.minimum(lower[places], np.finfo(np.float64).max), 0.0)
+    return np.where(slots < 0, -farther, nearer), np.where(slots < 0, -nearer, farther)
+
+
 def taken(sketches: Sketches, rows: Ints) -> Sketches:
     """The sketches at ``rows``, in that order; a row may come more than once."""
     lengths = np.diff(sketches.offsets)[rows]
@@ -187,6 +217,22 @@ def collected(owners: Ints, slots: Ints, counts: Ints, sketches: int) -> Sketche
         keys, counts = keys[starts], np.add.reduceat(counts.astype(np.float64), starts)
     offsets = np.searchsorted(keys, np.arange(sketches + 1) * _SPAN)
     return Sketches(offsets, keys % _SPAN - _SLOTS, np.minimum(counts, MOST).astype(np.int64))
+
+
+def _differences(later: Sketches, earlier: Sketches) -> Sketches:
+    keys = np.concatenate([part.owners() * _SPAN + (part.slots + _SLOTS) for part in (later, earlier)])
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    more = np.add.reduceat(np.concatenate((later.counts, -earlier.counts))[order], starts) if len(starts) else starts
+    owners, slots = keys[starts] // _SPAN, keys[starts] % _SPAN - _SLOTS
+    bins = np.searchsorted(owners, np.arange(len(later) + 1))
+    running = np.concatenate(([0], np.cumsum(more)))
+    before, totals = running[bins[:-1]], np.maximum(np.diff(running[bins]), 0)
+    below = np.cumsum(totals) - totals  # so that no sketch is below the one before, and one pass raises all
+    raised = np.clip(running[1:] - before[owners], 0, totals[owners]) + below[owners]
+    counts = np.diff(np.maximum.accumulate(raised), prepend=0)
+    return collected(owners, slots, counts, len(later))
 
 
 @cache
