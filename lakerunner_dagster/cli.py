@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lakerunner_dagster.commands import bucket, lrdb, maintain, notify, organization, quarantine, services
+from lakerunner_dagster.commands import backfill, bucket, lrdb, maintain, notify, organization, quarantine, services
 from lakerunner_dagster.commands.dev import dev
 from lakerunner_dagster.commands.doctor import doctor
 from lakerunner_dagster.commands.lineage import show_lineage
@@ -34,6 +34,7 @@ app.add_typer(organization.app, name="organization")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(lrdb.app, name="lrdb")
 app.add_typer(maintain.app, name="maintain")
+app.add_typer(backfill.app, name="backfill")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,9 +22,9 @@ from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
 defs = dg.Definitions(
     assets=[
         *(raw_asset(spec) for spec in SIGNALS.values()),
-        *(stage_asset(stage) for stage in STAGES.values()),
+        *(stage_asset(stage, asset) for stage in STAGES.values() for asset in stage.assets),
     ],
-    asset_checks=[standing_checks(stage) for stage in STAGES.values()],
+    asset_checks=[standing_checks(stage, asset) for stage in STAGES.values() for asset in stage.assets],
     jobs=[*(drain_job(stage) for stage in STAGES.values()), *(maintenance_job(job) for job in JOBS)],
     schedules=[maintenance_schedule(job) for job in JOBS],
     sensors=[

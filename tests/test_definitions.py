@@ -14,6 +14,8 @@ from lakerunner_dagster.partitions import DAY_BY_SOURCE
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = ("log", "metric", "trace")
+TIERS = ("1m", "5m", "20m", "1h")
+ROLLUPS = [f"metric_rollup_{label}" for label in TIERS]
 
 
 def _spec(spec: dg.AssetSpec) -> dict[str, Any]:
@@ -43,7 +45,15 @@ def test_the_assets_are_those_of_the_design() -> None:
         "metric_segments": {**cooked, "upstream": ["raw_metrics"]},
         "trace_segments": {**cooked, "upstream": ["raw_traces"]},
         **{
-            f"compacted_{signal}_segments": {**cooked, "group": "compacted", "upstream": [f"{signal}_segments"]}
+            f"metric_rollup_{label}": {**cooked, "group": "rollups", "upstream": [finer]}
+            for label, finer in zip(TIERS, ["metric_segments", *ROLLUPS], strict=False)
+        },
+        **{
+            f"compacted_{signal}_segments": {
+                **cooked,
+                "group": "compacted",
+                "upstream": [f"{signal}_segments", *(ROLLUPS if signal == "metric" else [])],
+            }
             for signal in SIGNALS
         },
     }
@@ -58,6 +68,7 @@ def test_only_the_segments_can_be_materialised_and_a_month_of_a_source_is_one_ru
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
         *(f"{signal}_segments" for signal in SIGNALS),
         *(f"compacted_{signal}_segments" for signal in SIGNALS),
+        *ROLLUPS,
     }
     for key in graph.materializable_asset_keys:
         assert graph.get(key).backfill_policy == dg.BackfillPolicy.single_run()
@@ -69,15 +80,16 @@ def test_every_segment_asset_has_its_checks() -> None:
     assert checks == {
         *((f"{signal}_segments", name) for signal in SIGNALS for name in ingested),
         *((f"compacted_{signal}_segments", name) for signal in SIGNALS for name in compacted),
+        *((tier, name) for tier in ROLLUPS for name in ("conservation", "tier_coverage")),
     }
 
 
 def test_the_sensors_run_as_soon_as_dagster_does() -> None:
+    signals, operations = ("logs", "metrics", "traces"), ("ingest", "compact")
     sensors = {sensor.name: sensor.default_status for sensor in defs.get_repository_def().sensor_defs}
     assert sensors == {
-        f"{signal}_{operation}_{role}": dg.DefaultSensorStatus.RUNNING
-        for signal in ("logs", "metrics", "traces")
-        for operation in ("ingest", "compact")
+        f"{stage}_{role}": dg.DefaultSensorStatus.RUNNING
+        for stage in ("metrics_rollup", *(f"{signal}_{operation}" for signal in signals for operation in operations))
         for role in ("boxer", "dispatcher")
     }
 
@@ -88,6 +100,9 @@ def test_a_dispatched_run_is_its_asset_and_the_check_within() -> None:
             graph = defs.resolve_job_def(job).asset_layer.asset_graph
             assert {check.name for check in graph.asset_check_keys} == {"conservation"}
             assert {key.to_user_string() for key in graph.materializable_asset_keys} == {made}
+    graph = defs.resolve_job_def("rollup_metrics").asset_layer.asset_graph
+    assert {check.name for check in graph.asset_check_keys} == {"conservation"}
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(ROLLUPS)
 
 
 def test_runs_share_their_process_and_hold_no_configuration() -> None:
@@ -103,5 +118,5 @@ def test_the_run_queue_has_a_lane_for_every_segment_asset() -> None:
         "lakerunner/background",
         "lakerunner/maintenance",
         "lakerunner/trigger",
-        *(f"lakerunner/lane.{stage.asset}" for stage in STAGES.values()),
+        *(f"lakerunner/lane.{asset.name}" for stage in STAGES.values() for asset in stage.assets),
     }

@@ -7,7 +7,9 @@ how it is shown (``assets.events``).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from lakerunner_dagster.instance.lanes import Trigger
 from lakerunner_dagster.lake.errors import ConfigurationError
@@ -16,9 +18,11 @@ from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.full_compaction import compact_day
+from lakerunner_dagster.lake.runs.full_rollup import roll_up_day
 from lakerunner_dagster.lake.runs.rebuild import rebuild
 from lakerunner_dagster.lake.runs.report import Step
-from lakerunner_dagster.lake.stages import Operation, Stage
+from lakerunner_dagster.lake.stages import Operation, Stage, StageAsset
+from lakerunner_dagster.lake.tiers import TIERS
 from lakerunner_dagster.partitions import DaySource
 
 
@@ -37,12 +41,26 @@ class Attempt:
         return self.boxes + self.hours
 
 
-_WHOLE = {Operation.INGEST: rebuild, Operation.COMPACT: compact_day}
-"""What materialising a partition does, by what its stage does."""
+def _whole_day(stage: Stage, asset: StageAsset) -> Callable[..., object]:
+    """What materialising a partition does."""
+    match stage.operation:
+        case Operation.INGEST:
+            return partial(rebuild, signal=stage.signal)
+        case Operation.ROLLUP:
+            return partial(roll_up_day, tier=TIERS[asset.frequency_ms or 0])
+        case Operation.COMPACT:
+            return partial(compact_day, signal=stage.signal)
 
 
 def attempt(
-    lake: Lake, stage: Stage, partition: DaySource, *, trigger: Trigger, run_id: str, log: logging.Logger
+    lake: Lake,
+    stage: Stage,
+    asset: StageAsset,
+    partition: DaySource,
+    *,
+    trigger: Trigger,
+    run_id: str,
+    log: logging.Logger,
 ) -> Attempt:
     """Drain the partition for a dispatcher, do it as a whole for a person. Errors are in the result, none is raised."""
     boxes: list[Step] = []
@@ -56,9 +74,18 @@ def attempt(
     try:
         source = _source(lake, partition)
         if trigger is Trigger.DISPATCHER:
-            drain(lake, stage, source, partition.dateint, run_id=run_id, on_step=on_step)
+            drain(
+                lake,
+                stage,
+                source,
+                partition.dateint,
+                run_id=run_id,
+                on_step=on_step,
+                frequency_ms=asset.frequency_ms,
+            )
         else:
-            _WHOLE[stage.operation](lake, stage.signal, source, partition.dateint, run_id=run_id, on_step=on_step)
+            whole_day = _whole_day(stage, asset)
+            whole_day(lake, source=source, dateint=partition.dateint, run_id=run_id, on_step=on_step)
     except Exception as caught:  # the run raises at its end, when every partition has had its turn
         log.exception("%s is not complete", partition.key)
         error = caught

@@ -14,7 +14,7 @@ from lakerunner_dagster.assets.attempt import Attempt
 from lakerunner_dagster.assets.metadata import Metadata, segments_metadata, work_metadata
 from lakerunner_dagster.checks.conservation import conservation_result
 from lakerunner_dagster.instance.lanes import Trigger
-from lakerunner_dagster.lake.stages import Stage
+from lakerunner_dagster.lake.stages import Stage, StageAsset
 from lakerunner_dagster.partitions import DaySource
 
 CODE_VERSION_TAG = "dagster/code_version"
@@ -23,16 +23,16 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult | dg
 
 
 def events(
-    context: dg.AssetExecutionContext, stage: Stage, attempts: Sequence[Attempt], trigger: Trigger
+    context: dg.AssetExecutionContext, stage: Stage, asset: StageAsset, attempts: Sequence[Attempt], trigger: Trigger
 ) -> Iterator[Event]:
     """The run's events; its failure, if a partition is not complete, after all of them."""
     steps = [step for attempt in attempts for step in attempt.steps]
     errors = [attempt.error for attempt in attempts if attempt.error]
     check = conservation_result(steps, errors)
-    yield from _elsewhere(stage, attempts)
+    yield from _elsewhere(stage, asset, attempts)
     if errors:
         for attempt in attempts:
-            yield _event_beside_a_failure(stage, attempt)
+            yield _event_beside_a_failure(stage, asset, attempt)
         yield check
         raise _failure(attempts)
     if trigger is Trigger.DISPATCHER and not steps:
@@ -43,7 +43,7 @@ def events(
     yield dg.MaterializeResult(check_results=[check])
 
 
-def _elsewhere(stage: Stage, attempts: Sequence[Attempt]) -> Iterator[Event]:
+def _elsewhere(stage: Stage, asset: StageAsset, attempts: Sequence[Attempt]) -> Iterator[Event]:
     """A materialisation for each day outside the run's own partitions on which records of its boxes fell."""
     own = {attempt.partition for attempt in attempts}
     for attempt in attempts:
@@ -52,23 +52,25 @@ def _elsewhere(stage: Stage, attempts: Sequence[Attempt]) -> Iterator[Event]:
             if partition not in own:
                 segments = [one for step in attempt.steps for one in step.segments if one.dateint == dateint]
                 came_with: Metadata = {"came with": dg.MetadataValue.text(str(attempt.partition.key))}
-                yield _materialisation(stage, partition, segments_metadata(segments) | came_with)
+                yield _materialisation(stage, asset, partition, segments_metadata(segments) | came_with)
 
 
-def _event_beside_a_failure(stage: Stage, attempt: Attempt) -> Event:
+def _event_beside_a_failure(stage: Stage, asset: StageAsset, attempt: Attempt) -> Event:
     """A whole partition of a failing run is materialised; a partial one stays failed, its work shown beside it."""
     if attempt.error is None:
-        return _materialisation(stage, attempt.partition, _metadata(attempt))
+        return _materialisation(stage, asset, attempt.partition, _metadata(attempt))
     return dg.AssetObservation(
-        stage.asset,
+        asset.name,
         partition=attempt.partition.key,
         metadata=_metadata(attempt) | {"not complete": dg.MetadataValue.md(f"```\n{attempt.error}\n```")},
     )
 
 
-def _materialisation(stage: Stage, partition: DaySource, metadata: Metadata) -> dg.AssetMaterialization:
+def _materialisation(
+    stage: Stage, asset: StageAsset, partition: DaySource, metadata: Metadata
+) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
-        stage.asset,
+        asset.name,
         partition=partition.key,
         metadata=metadata,
         tags={CODE_VERSION_TAG: stage.code_version},

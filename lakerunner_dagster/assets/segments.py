@@ -1,4 +1,4 @@
-"""The segments, ingested and compacted: one asset for each stage, from one factory.
+"""The segments, ingested, rolled up and compacted: the assets of every stage, from one factory.
 
 What belongs here: what Dagster is told of the assets. What does not: the work (``assets.attempt``), its events
 (``assets.events``), and which run is started when (``sensors``).
@@ -20,19 +20,20 @@ from lakerunner_dagster.assets.metadata import Metadata
 from lakerunner_dagster.checks.conservation import conservation_spec
 from lakerunner_dagster.instance.lanes import trigger_of
 from lakerunner_dagster.lake.segments.columns import FIXED_COLUMNS
-from lakerunner_dagster.lake.stages import Operation, Stage
+from lakerunner_dagster.lake.stages import Operation, Stage, StageAsset
+from lakerunner_dagster.lake.tiers import TIERS
 from lakerunner_dagster.partitions import DAY_BY_SOURCE, DaySource
 from lakerunner_dagster.resources.lake import LakeResource
 
 
-def stage_asset(stage: Stage) -> dg.AssetsDefinition:
-    """The asset of the segments that a stage makes."""
+def stage_asset(stage: Stage, asset: StageAsset) -> dg.AssetsDefinition:
+    """The asset of segments that a stage makes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy: without it, a month is as many runs as days
 
         @dg.asset(
-            name=stage.asset,
-            deps=[stage.upstream],
+            name=asset.name,
+            deps=list(asset.upstream),
             group_name=stage.group,
             kinds={"parquet", "python"},
             owners=OWNERS,
@@ -40,8 +41,8 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
             output_required=False,  # a drain may find that another run was faster: it has materialised nothing
             backfill_policy=dg.BackfillPolicy.single_run(),
             code_version=stage.code_version,
-            check_specs=[conservation_spec(stage)],
-            description=_DESCRIPTIONS[stage.operation](stage),
+            check_specs=[conservation_spec(asset)],
+            description=_DESCRIPTIONS[stage.operation](stage, asset),
             metadata=_static_metadata(stage),
         )
         def segments(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Event]:
@@ -49,15 +50,15 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
             run_id = context.run.run_id
             with lake.open() as opened:
                 attempts = [
-                    attempt(opened, stage, partition, trigger=trigger, run_id=run_id, log=context.log)
+                    attempt(opened, stage, asset, partition, trigger=trigger, run_id=run_id, log=context.log)
                     for partition in map(DaySource.of, context.partition_keys)
                 ]
-            yield from events(context, stage, attempts, trigger)
+            yield from events(context, stage, asset, attempts, trigger)
 
     return segments
 
 
-def _of_ingest(stage: Stage) -> str:
+def _of_ingest(stage: Stage, _asset: StageAsset) -> str:
     spec = stage.spec
     return (
         f"Parquet segments of {spec.signal}, sorted by {', '.join(spec.sort_keys)}, registered in lrdb's "
@@ -68,7 +69,18 @@ def _of_ingest(stage: Stage) -> str:
     )
 
 
-def _of_compaction(stage: Stage) -> str:
+def _of_rollup(_stage: Stage, asset: StageAsset) -> str:
+    tier = TIERS[asset.frequency_ms or 0]
+    return (
+        f"Metrics in buckets of {tier.frequency_ms // 1000} s, computed from `{asset.upstream[0]}` in slots of "
+        f"{tier.slot_ms // 60_000} min: count, sum, min, max, last and average are exact, percentiles within 1 %. "
+        "Cumulative sums and histograms are turned into increments.\n\n"
+        "New and late data comes in by itself: where the finer tier has changed, the slot is computed anew from all of "
+        "it.\n\n**Materialising a partition computes its day anew**; doing it twice changes nothing."
+    )
+
+
+def _of_compaction(stage: Stage, _asset: StageAsset) -> str:
     return (
         f"Segments of {stage.signal}, merged towards LAKERUNNER_COMPACTION_TARGET_BYTES, so that a query reads few. "
         "What is merged takes the place of its inputs in one transaction; no record is changed.\n\n"
@@ -78,7 +90,7 @@ def _of_compaction(stage: Stage) -> str:
     )
 
 
-_DESCRIPTIONS = {Operation.INGEST: _of_ingest, Operation.COMPACT: _of_compaction}
+_DESCRIPTIONS = {Operation.INGEST: _of_ingest, Operation.ROLLUP: _of_rollup, Operation.COMPACT: _of_compaction}
 
 
 def _static_metadata(stage: Stage) -> Metadata:

@@ -12,16 +12,16 @@ import dagster as dg
 
 from lakerunner_dagster.lake.errors import ConservationBreach
 from lakerunner_dagster.lake.runs.report import Step
-from lakerunner_dagster.lake.stages import Stage
+from lakerunner_dagster.lake.stages import StageAsset
 
 NAME = "conservation"
 
 
-def conservation_spec(stage: Stage) -> dg.AssetCheckSpec:
+def conservation_spec(asset: StageAsset) -> dg.AssetCheckSpec:
     """The check of a stage's segments; what is downstream waits for it to pass."""
     return dg.AssetCheckSpec(
         NAME,
-        asset=stage.asset,
+        asset=asset.name,
         blocking=True,
         description="Records read = records written + records rejected by reason + records of other hours, in each "
         "transaction of the run.",

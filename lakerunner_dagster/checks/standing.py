@@ -14,47 +14,54 @@ from types import MappingProxyType
 
 import dagster as dg
 
-from lakerunner_dagster.checks import debt, freshness, quarantine
+from lakerunner_dagster.checks import coverage, debt, freshness, quarantine
+from lakerunner_dagster.lake.lrdb import coverage as tiers
 from lakerunner_dagster.lake.lrdb import debt as owed
 from lakerunner_dagster.lake.lrdb.profiles import organizations
 from lakerunner_dagster.lake.lrdb.quarantine import SetAside, set_aside
 from lakerunner_dagster.lake.lrdb.status import status
-from lakerunner_dagster.lake.model import RawState
+from lakerunner_dagster.lake.model import HOUR_MS, RawState, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.stages import Operation, Stage
+from lakerunner_dagster.lake.stages import Operation, Stage, StageAsset
+from lakerunner_dagster.lake.tiers import TIERS
 from lakerunner_dagster.resources.lake import LakeResource
 
 EXAMPLES = 20
 """Latest objects set aside that are looked at, for each organization."""
 
+LOOK_BACK_MS = 48 * HOUR_MS
+"""Holes of tiers are looked for so far back."""
+
 _DESCRIPTIONS: Mapping[Operation, Mapping[str, str]] = MappingProxyType(
     {
         Operation.INGEST: {freshness.NAME: freshness.DESCRIPTION, quarantine.NAME: quarantine.DESCRIPTION},
+        Operation.ROLLUP: {coverage.NAME: coverage.DESCRIPTION},
         Operation.COMPACT: {debt.NAME: debt.DESCRIPTION},
     }
 )
 """The checks of a stage's asset, by name."""
 
 
-def standing_checks(stage: Stage) -> dg.AssetChecksDefinition:
-    """The standing checks of a stage's asset, as a person runs them."""
+def standing_checks(stage: Stage, asset: StageAsset) -> dg.AssetChecksDefinition:
+    """The standing checks of an asset of a stage, as a person runs them."""
 
     @dg.multi_asset_check(
-        name=f"{stage.asset}_standing_checks",
+        name=f"{asset.name}_standing_checks",
         specs=[
-            dg.AssetCheckSpec(name, asset=stage.asset, description=description)
+            dg.AssetCheckSpec(name, asset=asset.name, description=description)
             for name, description in _DESCRIPTIONS[stage.operation].items()
         ],
     )
     def checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+        own = dg.AssetKey(asset.name)
         with lake.open() as opened:
-            yield from results(opened, stage)
+            yield from (result for result in results(opened, stage) if result.asset_key in {None, own})
 
     return checks
 
 
 def results(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
-    """The standing checks of a stage, evaluated now."""
+    """The standing checks of a stage's assets, evaluated now."""
     return _EVALUATE[stage.operation](lake, stage)
 
 
@@ -73,6 +80,20 @@ def _of_ingest(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
     ]
 
 
+def _of_rollup(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
+    since = dateint_of(time.time_ns() // 1_000_000 - LOOK_BACK_MS)
+    with lake.lrdb.snapshot() as conn:
+        rows = tiers.coverage(conn, since)
+    return [
+        coverage.coverage_result(
+            asset.name,
+            [row for row in rows if row.frequency_ms == asset.frequency_ms],
+            lake.rollup.gather_seconds(TIERS[asset.frequency_ms or 0].label),
+        )
+        for asset in stage.assets
+    ]
+
+
 def _of_compaction(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
     with lake.lrdb.snapshot() as conn:
         debts = owed.debt(conn, stage.signal, lake.compaction, time.time_ns() // 1_000_000)
@@ -80,7 +101,7 @@ def _of_compaction(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
 
 
 _EVALUATE: Mapping[Operation, Callable[[Lake, Stage], list[dg.AssetCheckResult]]] = MappingProxyType(
-    {Operation.INGEST: _of_ingest, Operation.COMPACT: _of_compaction}
+    {Operation.INGEST: _of_ingest, Operation.ROLLUP: _of_rollup, Operation.COMPACT: _of_compaction}
 )
 
 
@@ -88,7 +109,7 @@ def evaluations(lake: Lake, stage: Stage) -> list[dg.AssetCheckEvaluation]:
     """The same as events that need no run."""
     return [
         dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(stage.asset),
+            asset_key=result.asset_key or dg.AssetKey(stage.assets[0].name),
             check_name=result.check_name or "",
             passed=result.passed,
             severity=result.severity,

@@ -27,6 +27,7 @@ from lakerunner_dagster.lake.settings import (
     CompactionPolicy,
     Limits,
     MaintenancePolicy,
+    RollupPolicy,
     Settings,
     variable_of,
 )
@@ -56,7 +57,9 @@ class Finding:
 def doctor() -> None:
     """Show every setting with its value, and try each connection; topics that Kafka lacks are created."""
     settings = Settings()
-    console.print(settings_table([settings, BoxPolicy(), CompactionPolicy(), MaintenancePolicy(), Limits()]))
+    console.print(
+        settings_table([settings, BoxPolicy(), CompactionPolicy(), RollupPolicy(), MaintenancePolicy(), Limits()])
+    )
     if all(getattr(settings, name) is None for name in SERVERS):
         raise ConfigurationError(
             "no services are configured: `lakerunner services up` starts embedded ones and writes .env; to use your "

@@ -14,8 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lakerunner_dagster.commands.session import console, lrdb_snapshot, say
-from lakerunner_dagster.lake.lrdb import dead_letters, debt, outbox, profiles, status
-from lakerunner_dagster.lake.model import date_of
+from lakerunner_dagster.lake.lrdb import coverage, dead_letters, debt, outbox, profiles, status
+from lakerunner_dagster.lake.model import HOUR_MS, date_of, dateint_of
 from lakerunner_dagster.lake.settings import CompactionPolicy, MiB
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import STAGES, Operation
@@ -23,8 +23,13 @@ from lakerunner_dagster.lake.stages import STAGES, Operation
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lakerunner_dagster.lake.lrdb.coverage import TierCoverage
     from lakerunner_dagster.lake.lrdb.debt import SourceDebt
     from lakerunner_dagster.lake.lrdb.status import FailedBox, SourceStatus
+
+
+LOOK_BACK_MS = 48 * HOUR_MS
+"""Holes of tiers are looked for so far back; `lakerunner lrdb check` looks at all days."""
 
 
 def show_status() -> None:
@@ -38,12 +43,15 @@ def show_status() -> None:
         ]
         now_ms, policy = time.time_ns() // 1_000_000, CompactionPolicy()
         debts = [row for signal in Signal for row in debt.debt(conn, signal, policy, now_ms)]
+        tiers = coverage.coverage(conn, dateint_of(now_ms - LOOK_BACK_MS))
         letters = dead_letters.count_waiting(conn)
         unsent = outbox.count(conn)
     if rows:
         console.print(status_table(rows))
     else:
         say("nothing has been notified yet")
+    if tiers:
+        console.print(coverage_table(tiers))
     if debts:
         console.print(debt_table(debts))
     elif rows:
@@ -97,6 +105,26 @@ _COLUMNS = (
 )
 
 
+def coverage_table(rows: Sequence[TierCoverage]) -> Table:
+    """How far each tier is behind the finer one, a row for each source that has metrics, and tier."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for heading in ("source", "tier"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("slots to\ncompute", "oldest\nwaits s"):
+        table.add_column(heading, justify="right")
+    for heading in ("hours with\na hole", "failed\nboxes"):
+        table.add_column(heading, justify="right", style="red")
+    table.add_column("bytes read\nper byte", justify="right")
+    for row in rows:
+        table.add_row(
+            row.source,
+            row.label,
+            *map(_number, (row.dirty, row.oldest_seconds, row.holes or None, row.boxes_failed or None)),
+            _number(row.amplification),
+        )
+    return table
+
+
 def debt_table(debts: Sequence[SourceDebt]) -> Table:
     """What compaction has to do, a row for each source and stage that owes anything."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -116,7 +144,7 @@ def debt_table(debts: Sequence[SourceDebt]) -> Table:
     return table
 
 
-_MEMBERS = {Operation.INGEST: "objects", Operation.COMPACT: "segments"}
+_MEMBERS = {Operation.INGEST: "objects", Operation.ROLLUP: "slots", Operation.COMPACT: "segments"}
 
 
 def _say_failed(box: FailedBox) -> None:

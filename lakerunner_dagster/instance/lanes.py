@@ -33,7 +33,7 @@ UNFINISHED = [
 ]
 """What a run is while it is queued or going."""
 
-_URGENT = frozenset(stage.asset for stage in STAGES.values() if stage.urgent)
+_URGENT = frozenset(asset.name for stage in STAGES.values() if stage.urgent for asset in stage.assets)
 
 
 class Trigger(StrEnum):

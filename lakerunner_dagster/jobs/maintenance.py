@@ -26,6 +26,7 @@ DUE: Mapping[str, str] = MappingProxyType(
     {
         "reconcile": "*/10 * * * *",
         "superseded": "5-59/10 * * * *",
+        "rollups": "27 * * * *",
         "retention": "17 * * * *",
         "orphans": "43 3 * * *",
         "sources": "53 3 * * *",

@@ -28,7 +28,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from lakerunner_dagster.lake.errors import BusUnavailable, InputError
 from lakerunner_dagster.lake.kafka_client import Trouble, made, patiently, refused, unavailable
-from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, ROLLUP_TOPIC
+from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC
 from lakerunner_dagster.lake.stages import STAGES
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 TOPICS: tuple[str, ...] = (
     *(stage.input_topic for stage in STAGES.values()),
     *(stage.box_topic for stage in STAGES.values()),
-    ROLLUP_TOPIC,
-    "segments.metrics.rollup",
     DEADLETTER_TOPIC,
 )
 """Every topic of the contract, without prefix (spec/messages.md)."""

@@ -17,6 +17,9 @@ from lakerunner_dagster.lake.errors import ConfigurationError
 
 MiB = 1024 * 1024
 
+MOST_LOOK_BACK_HOURS = 168
+"""So many hours later than a late row, at most, a rollup can depend on it."""
+
 
 def variable_of(group: type[BaseSettings], name: str) -> str:
     """The environment variable of a setting."""
@@ -112,6 +115,38 @@ class CompactionPolicy(_Group):
     gather_seconds: Annotated[
         float, Field(ge=0, description="How long a hot hour is left between two looks for segments to merge.")
     ] = 300.0
+
+
+class RollupPolicy(_Group):
+    """How long changes gather before a tier is computed from them, and how far back it looks."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKERUNNER_ROLLUP_", env_file=".env", extra="ignore", frozen=True)
+
+    gather_1m_seconds: Annotated[
+        float, Field(ge=0, description="How long changes of a slot of the 1 min tier gather before it is computed.")
+    ] = 90.0
+    gather_5m_seconds: Annotated[
+        float, Field(ge=0, description="How long changes of a slot of the 5 min tier gather before it is computed.")
+    ] = 200.0
+    gather_20m_seconds: Annotated[
+        float, Field(ge=0, description="How long changes of a slot of the 20 min tier gather before it is computed.")
+    ] = 300.0
+    gather_1h_seconds: Annotated[
+        float, Field(ge=0, description="How long changes of a slot of the 1 h tier gather before it is computed.")
+    ] = 300.0
+    look_back_hours: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=MOST_LOOK_BACK_HOURS,
+            description="How far before a slot the last value of a cumulative series is looked for. After a longer gap "
+            "its increment is not known, and none is made up.",
+        ),
+    ] = 24.0
+
+    def gather_seconds(self, label: str) -> float:
+        """The wait of the tier of this label."""
+        return float(getattr(self, f"gather_{label}_seconds"))
 
 
 class MaintenancePolicy(_Group):

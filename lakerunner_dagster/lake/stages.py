@@ -11,7 +11,15 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from lakerunner_dagster.lake.signals import COMPACTION_CODE_VERSION, SIGNALS, Signal, SignalSpec
+from lakerunner_dagster.lake.signals import (
+    COMPACTION_CODE_VERSION,
+    ROLLUP_CODE_VERSION,
+    ROLLUP_TOPIC,
+    SIGNALS,
+    Signal,
+    SignalSpec,
+)
+from lakerunner_dagster.lake.tiers import ROLLED_UP, TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,24 +30,37 @@ class Operation(StrEnum):
 
     INGEST = "ingest"
     COMPACT = "compact"
+    ROLLUP = "rollup"
+
+
+@dataclass(frozen=True, slots=True)
+class StageAsset:
+    """What a stage makes of the assets ``upstream``.
+
+    ``frequency_ms`` is that of the one tier which the asset holds; None where it holds all that the stage makes.
+    """
+
+    name: str
+    upstream: tuple[str, ...]
+    frequency_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One kind of work on one signal: heard of on ``input_topic``, boxed, given to runs that make ``asset``.
+    """One kind of work on one signal: heard of on ``input_topic``, boxed, given to runs that make ``assets``.
 
-    ``upstream`` is the asset that it works on. ``group`` is where Dagster shows its asset. Somebody waits for what is
-    ``urgent``: its ticks listen, and its runs go before others.
+    ``assets`` stand in the order in which they are made. ``group`` is where Dagster shows them. Runs of a higher
+    ``priority`` go first. Somebody waits for what is ``urgent``: its ticks listen, and its runs are kept a place.
     """
 
     signal: Signal
     operation: Operation
-    asset: str
-    upstream: str
+    assets: tuple[StageAsset, ...]
     group: str
     input_topic: str
     code_version: str
-    urgent: bool
+    priority: int
+    urgent: bool = False
 
     @property
     def name(self) -> str:
@@ -71,11 +92,11 @@ def _ingest(spec: SignalSpec) -> Stage:
     return Stage(
         signal=spec.signal,
         operation=Operation.INGEST,
-        asset=spec.segment_asset,
-        upstream=spec.raw_asset,
+        assets=(StageAsset(spec.segment_asset, (spec.raw_asset,)),),
         group="segments",
         input_topic=spec.notification_topic,
         code_version=spec.code_version,
+        priority=10,
         urgent=True,
     )
 
@@ -84,17 +105,34 @@ def _compaction(spec: SignalSpec) -> Stage:
     return Stage(
         signal=spec.signal,
         operation=Operation.COMPACT,
-        asset=spec.compacted_asset,
-        upstream=spec.segment_asset,
+        assets=(StageAsset(spec.compacted_asset, (spec.segment_asset, *_tier_assets(spec))),),
         group="compacted",
         input_topic=spec.compaction_topic,
         code_version=COMPACTION_CODE_VERSION,
-        urgent=False,
+        priority=5,
+    )
+
+
+def _tier_assets(spec: SignalSpec) -> list[str]:
+    return [tier.asset for tier in TIERS.values()] if spec.signal is ROLLED_UP else []
+
+
+def _rollup() -> Stage:
+    finer = {spec.frequency_ms: spec.segment_asset for spec in SIGNALS.values() if spec.signal is ROLLED_UP}
+    finer |= {tier.frequency_ms: tier.asset for tier in TIERS.values()}
+    return Stage(
+        signal=ROLLED_UP,
+        operation=Operation.ROLLUP,
+        assets=tuple(StageAsset(tier.asset, (finer[tier.finer_ms],), tier.frequency_ms) for tier in TIERS.values()),
+        group="rollups",
+        input_topic=ROLLUP_TOPIC,
+        code_version=ROLLUP_CODE_VERSION,
+        priority=7,
     )
 
 
 STAGES: Mapping[str, Stage] = MappingProxyType(
-    {stage.name: stage for make in (_ingest, _compaction) for stage in map(make, SIGNALS.values())}
+    {stage.name: stage for stage in (*map(_ingest, SIGNALS.values()), _rollup(), *map(_compaction, SIGNALS.values()))}
 )
 """Every stage, by name."""
 
@@ -107,3 +145,8 @@ def ingest_stage(signal: Signal) -> Stage:
 def compaction_stage(signal: Signal) -> Stage:
     """The stage that merges small segments."""
     return STAGES[f"{signal}.{Operation.COMPACT}"]
+
+
+def rollup_stage() -> Stage:
+    """The stage that computes each tier from the next finer one."""
+    return STAGES[f"{ROLLED_UP}.{Operation.ROLLUP}"]

@@ -17,11 +17,12 @@ from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport
 from lakerunner_dagster.partitions import DaySource, new_sources
 from lakerunner_dagster.sensors.observations import Observations, Seen
-from lakerunner_dagster.sensors.pace import interval_seconds, listen_seconds
+from lakerunner_dagster.sensors.pace import interval_seconds, listed, listen_seconds
 from lakerunner_dagster.sensors.resident import resident
 
 _HEARS = {
     Operation.INGEST: "Hears of new raw objects, writes them to lrdb, and closes the boxes that are full or old enough",
+    Operation.ROLLUP: "Boxes the slots of each tier that lack something of the finer one, once changes have gathered",
     Operation.COMPACT: "Looks at every hour with small segments, and boxes those in which there is something to merge",
 }
 
@@ -35,7 +36,7 @@ def boxer_sensor(stage: Stage) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"{_HEARS[stage.operation]} (`{stage.input_topic}` wakes it). Shows days and sources with new objects on "
-            f"`{stage.spec.raw_asset}`, and evaluates the standing checks of `{stage.asset}` every five minutes."
+            f"`{stage.spec.raw_asset}`, and evaluates the standing checks of {listed(stage)} every five minutes."
         ),
     )
     def boxer(context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -17,11 +17,8 @@ from lakerunner_dagster.instance.lanes import TRIGGER_TAG, UNFINISHED, Trigger, 
 from lakerunner_dagster.lake.stages import Stage
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch
 from lakerunner_dagster.partitions import PARTITION_TAG, DaySource, new_sources
-from lakerunner_dagster.sensors.pace import interval_seconds, listen_seconds
+from lakerunner_dagster.sensors.pace import interval_seconds, listed, listen_seconds
 from lakerunner_dagster.sensors.resident import resident
-
-URGENT, BACKGROUND = "10", "5"
-"""Priorities: new data goes before compaction, and both before backfills, whose runs have 0."""
 
 
 def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
@@ -33,7 +30,7 @@ def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
         minimum_interval_seconds=interval_seconds(stage),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Starts a run of `{stage.asset}` for each day and source with boxes waiting "
+            f"Starts a run of {listed(stage)} for each day and source with boxes waiting "
             f"(`{stage.box_topic}` wakes it, lrdb knows). Switched off, boxes gather in lrdb and nothing is lost."
         ),
     )
@@ -76,10 +73,12 @@ def _active_partitions(instance: dg.DagsterInstance, stage: Stage) -> list[DaySo
 
 def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:
     tags = {TRIGGER_TAG: str(Trigger.DISPATCHER), PARTITION_TAG: str(partition.key)}
+    names = [asset.name for asset in stage.assets if asset.frequency_ms in {None, *dispatch.frequencies_ms}]
     return dg.RunRequest(
         run_key=dispatch.run_key,
         partition_key=partition.key,
-        tags=lane_tags([stage.asset], tags) | {"dagster/priority": URGENT if stage.urgent else BACKGROUND},
+        asset_selection=[dg.AssetKey(name) for name in names],
+        tags=lane_tags(names, tags) | {"dagster/priority": str(stage.priority)},  # a person's run has 0
     )
 
 

@@ -1,6 +1,6 @@
-"""How often the sensors of a stage tick, and whether a tick goes on listening.
+"""What the sensors of a stage have in common: how often they tick, whether a tick goes on listening, how they call it.
 
-What belongs here: the pace. What does not: the ticks (``sensors.boxer``, ``sensors.dispatcher``).
+What belongs here: the pace, and words. What does not: the ticks (``sensors.boxer``, ``sensors.dispatcher``).
 """
 
 from __future__ import annotations
@@ -20,3 +20,8 @@ def interval_seconds(stage: Stage) -> int:
 def listen_seconds(stage: Stage, settings: Settings) -> float:
     """How long its ticks go on listening though nothing comes."""
     return settings.listen_seconds if stage.urgent else 0.0
+
+
+def listed(stage: Stage) -> str:
+    """The stage's assets, as a description names them."""
+    return ", ".join(f"`{asset.name}`" for asset in stage.assets)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lakerunner_dagster.lake.runs.context import Lake, open_lake
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings
+from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, RollupPolicy, Settings
 from lakerunner_dagster.lake.stages import STAGES, Stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
@@ -59,7 +59,7 @@ _slot = _Slot()
 def resident() -> Resident:
     """The resident of this process: opened at its first tick, and again where the settings have changed."""
     settings = Settings()
-    needed = (os.getpid(), settings, Limits(), BoxPolicy(), CompactionPolicy())
+    needed = (os.getpid(), settings, Limits(), BoxPolicy(), CompactionPolicy(), RollupPolicy())
     with _slot.lock:
         if _slot.resident is None or _slot.opened_for != needed:
             _close()

@@ -34,7 +34,7 @@ def _ingest(world: World, count: int) -> None:
 def _run(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> dg.ExecuteInProcessResult:
     instance.add_dynamic_partitions(SOURCES_NAME, [SOURCE_KEY])
     return dg.materialize(
-        [stage_asset(STAGE)],
+        [stage_asset(STAGE, STAGE.assets[0])],
         resources={"lake": LakeResource()},
         instance=instance,
         partition_key=tags["dagster/partition"],

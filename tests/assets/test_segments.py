@@ -14,12 +14,13 @@ from lakerunner_dagster.checks import conservation
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG, Trigger
 from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.stages import ingest_stage
+from lakerunner_dagster.lake.stages import STAGES, Stage, ingest_stage
 from lakerunner_dagster.partitions import SOURCES_NAME, DaySource
 from lakerunner_dagster.resources.lake import LakeResource
 from tests.lake.requests import logs, minutes
 from tests.lake.world import COLLECTOR, DAY, NOON_MS, ORGANIZATION, World
 
+LOGS = ingest_stage(Signal.LOGS)
 SOURCE_KEY = f"acme/{COLLECTOR}"
 TODAY = DaySource(DAY, SOURCE_KEY)
 YESTERDAY = DaySource(DAY - 1, SOURCE_KEY)
@@ -34,7 +35,7 @@ MONTH = {
 def _run(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> dg.ExecuteInProcessResult:
     instance.add_dynamic_partitions(SOURCES_NAME, [SOURCE_KEY])
     return dg.materialize(
-        [stage_asset(ingest_stage(Signal.LOGS))],
+        [stage_asset(LOGS, LOGS.assets[0])],
         resources={"lake": LakeResource()},
         instance=instance,
         partition_key=tags.get("dagster/partition"),
@@ -198,7 +199,7 @@ def test_the_partitions_status_is_what_the_run_left(world: World, instance: dg.D
     assert instance.get_materialized_partitions(key) == {str(TODAY.key)}
 
 
-@pytest.mark.parametrize("signal", list(Signal))
-def test_a_new_code_version_reaches_dagster(signal: Signal) -> None:
-    stage = ingest_stage(signal)
-    assert stage_asset(stage).get_asset_spec().code_version == stage.code_version
+@pytest.mark.parametrize("stage", list(STAGES.values()))
+def test_a_new_code_version_reaches_dagster(stage: Stage) -> None:
+    for asset in stage.assets:
+        assert stage_asset(stage, asset).get_asset_spec().code_version == stage.code_version

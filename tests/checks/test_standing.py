@@ -64,9 +64,9 @@ def test_a_person_and_the_sensor_see_the_same(world: World, instance: dg.Dagster
     world.send(Signal.LOGS, "bad.binpb.gz", b"\x1f\x8b truncated")
     world.ingest(Signal.LOGS)
     job = dg.Definitions(
-        assets=[stage_asset(LOGS)],
-        asset_checks=[standing_checks(LOGS)],
-        jobs=[dg.define_asset_job("checks", selection=dg.AssetSelection.checks(standing_checks(LOGS)))],
+        assets=[stage_asset(LOGS, LOGS.assets[0])],
+        asset_checks=[standing_checks(LOGS, LOGS.assets[0])],
+        jobs=[dg.define_asset_job("checks", selection=dg.AssetSelection.checks(standing_checks(LOGS, LOGS.assets[0])))],
         resources={"lake": LakeResource()},
     ).resolve_job_def("checks")
 

@@ -17,6 +17,7 @@ TABLES = (
     "deletions",
     "segment_faults",
     "unsettled_hours",
+    "dirty_slots",
     "outbox",
     *(spec.segment_table for spec in SIGNALS.values()),
 )

@@ -12,6 +12,7 @@ from lakerunner_dagster.lake.settings import (
     CompactionPolicy,
     Limits,
     MaintenancePolicy,
+    RollupPolicy,
     Settings,
     variable_of,
 )
@@ -31,7 +32,6 @@ def rows(group: type[BaseSettings]) -> list[str]:
 
 def test_a_setting_that_changes_without_its_docs() -> None:
     written = [line for line in PAGE.read_text().splitlines() if line.startswith("| `LAKERUNNER_")]
-    declared = [
-        row for group in (Settings, BoxPolicy, CompactionPolicy, MaintenancePolicy, Limits) for row in rows(group)
-    ]
+    groups = (Settings, BoxPolicy, RollupPolicy, CompactionPolicy, MaintenancePolicy, Limits)
+    declared = [row for group in groups for row in rows(group)]
     assert written == declared

@@ -9,7 +9,15 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs, SeverityNumber
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Gauge,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 MINUTE_MS = 60_000
@@ -46,6 +54,24 @@ def gauges(name: str, times_ms: list[int]) -> bytes:
     """A gzip-compressed request with one gauge point for each time."""
     points = [NumberDataPoint(time_unix_nano=time_ms * NS, as_double=float(n)) for n, time_ms in enumerate(times_ms)]
     metric = Metric(name=name, gauge=Gauge(data_points=points))
+    request = ExportMetricsServiceRequest(
+        resource_metrics=[ResourceMetrics(resource=resource("shop"), scope_metrics=[ScopeMetrics(metrics=[metric])])]
+    )
+    return gzip.compress(request.SerializeToString(), mtime=0)
+
+
+def counter(name: str, values: list[tuple[int, float]], start_ms: int) -> bytes:
+    """A gzip-compressed request with a cumulative monotonic sum that started at ``start_ms``: (time, value) a point."""
+    points = [
+        NumberDataPoint(start_time_unix_nano=start_ms * NS, time_unix_nano=time_ms * NS, as_double=value)
+        for time_ms, value in values
+    ]
+    total = Sum(
+        data_points=points,
+        is_monotonic=True,
+        aggregation_temporality=AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
+    )
+    metric = Metric(name=name, sum=total)
     request = ExportMetricsServiceRequest(
         resource_metrics=[ResourceMetrics(resource=resource("shop"), scope_metrics=[ScopeMetrics(metrics=[metric])])]
     )

@@ -26,9 +26,9 @@ from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
 from lakerunner_dagster.lake.runs.context import Lake, Stores
 from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.report import Step
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings
+from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, RollupPolicy, Settings
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.stages import Stage, compaction_stage, ingest_stage
+from lakerunner_dagster.lake.stages import Stage, compaction_stage, ingest_stage, rollup_stage
 from lakerunner_dagster.lake.store import BucketConfiguration
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport, BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
@@ -44,6 +44,12 @@ PATIENCE_SECONDS = 30.0
 
 AT_ONCE = CompactionPolicy(settle_seconds=0.0, gather_seconds=0.0)
 """Compaction waits for nothing: every hour of these days is cold."""
+
+
+ROLLED_UP_AT_ONCE = RollupPolicy(
+    gather_1m_seconds=0.0, gather_5m_seconds=0.0, gather_20m_seconds=0.0, gather_1h_seconds=0.0
+)
+"""Dirty slots are computed by the next run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class Place:
             bus=Bus(self.bootstrap, prefix=self.prefix, partitions=4, replication=1),
             stores=Stores(lrdb),
             compaction=AT_ONCE,
+            rollup=ROLLED_UP_AT_ONCE,
         )
 
 
@@ -180,6 +187,16 @@ class World:
         self.box_stage(stage)
         return self.drain_stage(stage, "compaction")
 
+    def roll_up(self) -> list[Step]:
+        """From what is published of any tier to what the coarser ones make of it, until no slot is dirty."""
+        steps: list[Step] = []
+        while self.query("SELECT FROM dirty_slots WHERE dirty_at <= now() LIMIT 1"):
+            self.box_stage(rollup_stage())
+            done = self.drain_stage(rollup_stage(), "rollup")
+            assert done, "slots are dirty, and no run has anything to do"
+            steps += done
+        return steps
+
     def partitions(self, stage: Stage) -> list[tuple[Source, int]]:
         """The partitions with boxes of the stage that are not done."""
         rows = self.query(
@@ -203,19 +220,22 @@ class World:
         rows = self.query("SELECT key, state FROM raw_objects ORDER BY raw_object_id")
         return {key.rpartition("/")[2]: RawState(state) for key, state in rows}
 
-    def published(self, signal: Signal) -> list[tuple[int, int, int]]:
-        """(dateint, segment_id, records) of the published segments."""
-        table = SIGNALS[signal].segment_table
-        rows = self.query(f"SELECT dateint, segment_id, records FROM {table} WHERE published ORDER BY 1, 2")
+    def published(self, signal: Signal, frequency_ms: int | None = None) -> list[tuple[int, int, int]]:
+        """(dateint, segment_id, records) of the published segments (of the ingest tier, where none is named)."""
+        table, tier = SIGNALS[signal].segment_table, SIGNALS[signal].frequency_ms
+        condition = f"frequency_ms = {frequency_ms or tier}" if tier else "true"
+        rows = self.query(
+            f"SELECT dateint, segment_id, records FROM {table} WHERE published AND {condition} ORDER BY 1, 2"
+        )
         return [(dateint, segment_id, records) for dateint, segment_id, records in rows]
 
     def records(self, signal: Signal) -> int:
         """Records that the published segments stand for, by lrdb."""
         return sum(records for *_, records in self.published(signal))
 
-    def select(self, signal: Signal, what: str) -> list[tuple[Any, ...]]:
-        """``SELECT what`` of the rows of all published segments, by DuckDB from their files."""
-        ids = {segment_id for _, segment_id, _ in self.published(signal)}
+    def select(self, signal: Signal, what: str, frequency_ms: int | None = None) -> list[tuple[Any, ...]]:
+        """``SELECT what`` of the rows of all published segments (of a tier), by DuckDB from their files."""
+        ids = {segment_id for _, segment_id, _ in self.published(signal, frequency_ms)}
         files = [str(path) for path in self.segment_files() if int(path.stem.removeprefix("tbl_")) in ids]
         assert len(files) == len(ids), "a published segment has no object, or two"
         if not files:

@@ -46,7 +46,10 @@ LONGEST_DISPATCH_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class NewBox:
-    """A box to be: of which partition and group in it, of how many members and bytes, and why it was closed."""
+    """A box to be: of which partition and group in it, of how many members and bytes, and why it was closed.
+
+    ``frequency_ms`` is the tier that it is for, 0 where its stage has none.
+    """
 
     organization_id: UUID
     instance_num: int
@@ -55,14 +58,16 @@ class NewBox:
     members: int
     bytes: int
     reason: str
+    frequency_ms: int = 0
 
 
 def insert(conn: Conn, stage: Stage, box: NewBox) -> int:
     """Open a box; its id."""
     row = conn.execute(
         """
-        INSERT INTO boxes (organization_id, instance_num, stage, signal, dateint, grouping_key, members, bytes, reason)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING box_id
+        INSERT INTO boxes (organization_id, instance_num, stage, signal, dateint, frequency_ms, grouping_key, members,
+                           bytes, reason)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING box_id
         """,
         (
             box.organization_id,
@@ -70,6 +75,7 @@ def insert(conn: Conn, stage: Stage, box: NewBox) -> int:
             stage.name,
             str(stage.signal),
             box.dateint,
+            box.frequency_ms,
             box.grouping_key,
             box.members,
             box.bytes,
@@ -187,7 +193,7 @@ def unknown_boxes(conn: Conn, box_ids: Iterable[int]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class WaitingPartition:
-    """A source and day with boxes that wait for a run, oldest box first.
+    """A source and day with boxes that wait for a run, oldest box first, and the tiers (ms) that these are for.
 
     ``attempts`` and ``dispatches`` are those of each box so far: with the ids they make a run's key, which differs
     whenever another run is called for and is the same for whoever looks at the same state.
@@ -198,6 +204,7 @@ class WaitingPartition:
     box_ids: tuple[int, ...]
     attempts: tuple[int, ...]
     dispatches: tuple[int, ...]
+    frequencies_ms: tuple[int, ...]
 
 
 _DUE = sql.SQL(
@@ -213,7 +220,7 @@ def waiting_partitions(conn: Conn, stage: str) -> list[WaitingPartition]:
         sql.SQL("""
         SELECT s.organization_id, o.name, s.collector_name, s.instance_num, s.bucket, b.dateint,
                array_agg(b.box_id ORDER BY b.box_id), array_agg(b.attempts ORDER BY b.box_id),
-               array_agg(b.dispatches ORDER BY b.box_id)
+               array_agg(b.dispatches ORDER BY b.box_id), array_agg(DISTINCT b.frequency_ms)
         FROM organizations o
         JOIN organization_buckets s ON s.organization_id = o.id
         JOIN boxes b ON b.organization_id = s.organization_id AND b.instance_num = s.instance_num
@@ -225,7 +232,7 @@ def waiting_partitions(conn: Conn, stage: str) -> list[WaitingPartition]:
         """).format(due=_DUE),
         {"stage": stage, "longest": LONGEST_DISPATCH_SECONDS},
     )
-    return [WaitingPartition(Source(*row[:5]), row[5], tuple(row[6]), tuple(row[7]), tuple(row[8])) for row in rows]
+    return [WaitingPartition(Source(*row[:5]), row[5], *map(tuple, row[6:])) for row in rows]
 
 
 def mark_dispatched(conn: Conn, box_ids: Sequence[int]) -> None:
@@ -236,9 +243,16 @@ def mark_dispatched(conn: Conn, box_ids: Sequence[int]) -> None:
 
 
 def claim(
-    conn: Conn, stage: str, source: Source, dateint: int, *, run_id: str, settings: Settings
+    conn: Conn,
+    stage: str,
+    source: Source,
+    dateint: int,
+    *,
+    run_id: str,
+    settings: Settings,
+    frequency_ms: int | None = None,
 ) -> ClaimedBox | None:
-    """The oldest box that waits in this partition, leased to the run; None when none does.
+    """The oldest box (of one tier, where it is named) that waits in this partition, leased to the run; None if none.
 
     Runs that claim at once get different boxes. A box that has had all its attempts is failed instead, and says so.
     """
@@ -252,7 +266,7 @@ def claim(
         WHERE box_id = (
             SELECT b.box_id FROM boxes b
             WHERE b.stage = %(stage)s AND b.organization_id = %(organization)s AND b.instance_num = %(instance)s
-              AND b.dateint = %(dateint)s AND {due}
+              AND b.dateint = %(dateint)s AND (%(frequency)s::int IS NULL OR b.frequency_ms = %(frequency)s) AND {due}
             ORDER BY b.box_id LIMIT 1 FOR UPDATE SKIP LOCKED
         )
         RETURNING box_id, lease_token, attempts, signal, grouping_key
@@ -266,6 +280,7 @@ def claim(
             "organization": source.organization_id,
             "instance": source.instance_num,
             "dateint": dateint,
+            "frequency": frequency_ms,
         },
     ).fetchone()
     if row is None:
@@ -371,8 +386,8 @@ def finish(conn: Conn, lease: Lease, organization_id: UUID, *, segments: int, re
     )
 
 
-def reopen_failed(conn: Conn, stage: str, source: Source, dateint: int) -> int:
-    """Failed boxes of a partition wait again, with all their attempts; how many there were.
+def reopen_failed(conn: Conn, stage: str, source: Source, dateint: int, *, frequency_ms: int | None = None) -> int:
+    """Failed boxes of a partition (of one tier, where it is named) wait again, with all their attempts; how many.
 
     Their dispatches go on counting: a run's key must not come again.
     """
@@ -381,7 +396,15 @@ def reopen_failed(conn: Conn, stage: str, source: Source, dateint: int) -> int:
         UPDATE boxes SET
             state = 'open', attempts = 0, next_attempt_at = now(), dispatched_at = NULL, ended_at = NULL,
             error_class = NULL, error_text = NULL
-        WHERE stage = %s AND organization_id = %s AND instance_num = %s AND dateint = %s AND state = 'failed'
+        WHERE stage = %(stage)s AND organization_id = %(organization)s AND instance_num = %(instance)s
+          AND dateint = %(dateint)s AND state = 'failed'
+          AND (%(frequency)s::int IS NULL OR frequency_ms = %(frequency)s)
         """,
-        (stage, source.organization_id, source.instance_num, dateint),
+        {
+            "stage": stage,
+            "organization": source.organization_id,
+            "instance": source.instance_num,
+            "dateint": dateint,
+            "frequency": frequency_ms,
+        },
     ).rowcount

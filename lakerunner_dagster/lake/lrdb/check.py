@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import expiry
-from lakerunner_dagster.lake.lrdb.profiles import organizations
+from lakerunner_dagster.lake.lrdb import coverage, expiry
+from lakerunner_dagster.lake.lrdb.profiles import Organization, organizations
 from lakerunner_dagster.lake.signals import SIGNALS
+from lakerunner_dagster.lake.tiers import TIERS
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
@@ -261,6 +262,7 @@ def _found(conn: Conn) -> Iterator[Breach]:
     for check in _OF_ALL:
         yield from _run(conn, check, sql.SQL(check.finds), {})
     for organization in organizations(conn):
+        yield from _holes(conn, organization)
         for signal, spec in SIGNALS.items():
             visible = sql.SQL(_VISIBLE).format(
                 table=sql.Identifier(spec.segment_table),
@@ -276,6 +278,20 @@ def _found(conn: Conn) -> Iterator[Breach]:
             for check in _OF_SIGNAL:
                 finds = sql.SQL(check.finds).format(table=sql.Identifier(spec.segment_table))
                 yield from _run(conn, check, visible + finds, parameters)
+
+
+def _holes(conn: Conn, organization: Organization) -> Iterator[Breach]:
+    """Hours of tiers that lack what the finer tier has, though no slot of them waits to be computed."""
+    found = coverage.holes(conn, organization.organization_id, since_dateint=0)
+    if found:
+        hole = found[0]
+        yield Breach(
+            2,
+            "an hour of a tier stands for other points than the finer tier, and nobody knows of it",
+            cases=len(found),
+            example=f"{organization.name}, instance {hole.instance_num}, {TIERS[hole.frequency_ms].label} tier, "
+            f"{hole.dateint} {hole.hour:02d}h: {hole.records} points, {hole.finer_records} in the finer tier",
+        )
 
 
 def _run(conn: Conn, check: _Check, finds: sql.Composable, parameters: dict[str, Any]) -> Iterator[Breach]:

@@ -1,17 +1,18 @@
 """What retention takes out of readers' sight: whole days of a tier, as if superseded by nothing.
 
-What belongs here: finding and unpublishing such days. What does not: how long anything is kept (``profiles``), deleting
+What belongs here: which days have expired, and unpublishing them. What does not: the rules (``profiles``), deleting
 (``deletions``), the leaves (``partitions``).
 """
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import segments, swap
+from lakerunner_dagster.lake.lrdb import profiles, segments, swap
 from lakerunner_dagster.lake.model import Segment, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
@@ -21,6 +22,27 @@ if TYPE_CHECKING:
 OPERATION = "retention"
 """What supersessions call it. These notes stay when the objects are gone: they tell what has expired from what is lost.
 """
+
+
+NEVER = 0
+"""First day that is kept where nothing expires."""
+
+
+def first_kept_day(days: int, now_ms: int) -> int:
+    """The earliest day (YYYYMMDD) of which any moment is at most ``days`` days ago; NEVER where ``days`` is 0.
+
+    A day goes as a whole: once its last moment is older.
+    """
+    if days == 0:
+        return NEVER
+    today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
+    first = today - timedelta(days=days) if days < (today - date.min).days else date.min
+    return int(first.strftime("%Y%m%d"))
+
+
+def first_kept(conn: Conn, organization_id: UUID, signal: Signal, frequency_ms: int, now_ms: int) -> int:
+    """The same for a tier of an organization's signal, by its rule."""
+    return first_kept_day(profiles.retention_days(conn, organization_id, signal, frequency_ms), now_ms)
 
 
 class TierDay(NamedTuple):
@@ -55,3 +77,17 @@ def expire(
     gone = segments.published_segments(conn, source, signal, dateint, frequency_ms=frequency_ms)
     swap.supersede(conn, gone, [], operation=OPERATION, run_id=run_id)
     return gone
+
+
+def has_expired(conn: Conn, source: Source, signal: Signal, frequency_ms: int, dateint: int) -> bool:
+    """Whether retention has taken anything of a day of a tier."""
+    row = conn.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM supersessions
+            WHERE organization_id = %s AND instance_num = %s AND signal = %s AND frequency_ms = %s AND dateint = %s
+              AND operation = %s)
+        """,
+        (source.organization_id, source.instance_num, str(signal), frequency_ms, dateint, OPERATION),
+    ).fetchone()
+    return bool(row and row[0])

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.lrdb import boxes, conservation, deletions, lineage, outbox, segments, swap
+from lakerunner_dagster.lake.lrdb import boxes, conservation, deletions, lineage, outbox, segments, slots, swap
 from lakerunner_dagster.lake.lrdb import ledger as books
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.leases import hold
@@ -71,6 +71,7 @@ def publish_ingest(
     segments.lock_swaps(conn, source, box.signal, SIGNALS[box.signal].frequency_ms)
     deletions.require_kept(conn, source.organization_id, _ids(outputs), written_since)
     swap.insert(conn, [output.segment for output in outputs])
+    slots.touch(conn, [output.segment for output in outputs])
     _end_objects(conn, box, outcomes)
     lineage.add(conn, outputs, operation=ledger.operation, run_id=ledger.run_id, code_version=code_version)
     books.add(conn, ledger, [output.segment for output in outputs])
@@ -206,6 +207,7 @@ def replace_hour(
     )
     books.add(conn, ledger, [output.segment for output in outputs])
     if replaced.changed:
+        slots.touch(conn, [*published, *(output.segment for output in outputs)])
         outbox.add(conn, messages)
     return replaced
 

@@ -270,6 +270,7 @@ def _metric_columns(segment: Segment) -> dict[str, Any]:
         "metric_names": list(segment.metric_names),
         "metric_types": list(segment.metric_types),
         "rollup_count": segment.rollup_count,
+        "reach_ms": segment.reach_ms,
     }
 
 
@@ -308,4 +309,5 @@ def _segment(source: Source, signal: Signal, row: dict[str, Any]) -> Segment:
         stream_id_field=row.get("stream_id_field"),
         metric_names=tuple(row.get("metric_names") or ()),
         metric_types=tuple(row.get("metric_types") or ()),
+        reach_ms=row.get("reach_ms"),
     )

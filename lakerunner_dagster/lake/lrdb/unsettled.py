@@ -203,6 +203,7 @@ def open_box(conn: Conn, group: SegmentGroup, *, members: int, size: int, reason
             members=members,
             bytes=size,
             reason=reason,
+            frequency_ms=group.frequency_ms,
         ),
     )
     conn.execute(sql.SQL("UPDATE unsettled_hours SET box_id = %s WHERE {key}").format(key=_KEY), (box_id, *_key(group)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lakerunner_dagster.lake.maintenance import orphans, reconcile, retention, sources, superseded
+from lakerunner_dagster.lake.maintenance import holes, orphans, reconcile, retention, sources, superseded
 from lakerunner_dagster.lake.maintenance.report import Order, Report
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import MaintenancePolicy
@@ -32,6 +32,11 @@ JOBS = (
         reconcile.NAME,
         "Notify raw objects that no adapter has told of, and announce boxes again that no run was asked for.",
         reconcile.reconcile,
+    ),
+    MaintenanceJob(
+        holes.NAME,
+        "Mark the hours of rollup tiers that lack what the finer tier has, though nobody knows of it.",
+        holes.holes,
     ),
     MaintenanceJob(
         retention.NAME,

@@ -17,10 +17,10 @@ from uuid import UUID
 from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.lrdb import dead_letters, overdue, profiles
 from lakerunner_dagster.lake.lrdb.connection import Conn, storable
+from lakerunner_dagster.lake.lrdb.expiry import first_kept
 from lakerunner_dagster.lake.lrdb.known import ObjectName, known_objects
 from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
 from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
-from lakerunner_dagster.lake.maintenance.retention import first_kept
 from lakerunner_dagster.lake.model import HOUR_MS, dateint_of
 from lakerunner_dagster.lake.notifications.events import ObjectEvent
 from lakerunner_dagster.lake.notifications.intake import EVENT_TOPIC, Intake

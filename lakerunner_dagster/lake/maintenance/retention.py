@@ -6,11 +6,7 @@ What belongs here: which days have expired. What does not: unpublishing (``lrdb.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
-from uuid import UUID
-
 from lakerunner_dagster.lake.lrdb import expiry, partitions, profiles
-from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.expiry import TierDay
 from lakerunner_dagster.lake.lrdb.profiles import Organization
 from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
@@ -20,26 +16,6 @@ from lakerunner_dagster.lake.settings import MaintenancePolicy
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 NAME = "retention"
-
-NEVER = 0
-"""First day that is kept where nothing expires."""
-
-
-def first_kept_day(days: int, now_ms: int) -> int:
-    """The earliest day (YYYYMMDD) of which any moment is at most ``days`` days ago; NEVER where ``days`` is 0.
-
-    A day goes as a whole: once its last moment is older.
-    """
-    if days == 0:
-        return NEVER
-    today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
-    first = today - timedelta(days=days) if days < (today - date.min).days else date.min
-    return int(first.strftime("%Y%m%d"))
-
-
-def first_kept(conn: Conn, organization_id: UUID, signal: Signal, frequency_ms: int, now_ms: int) -> int:
-    """The same for a tier of an organization's signal, by its rule."""
-    return first_kept_day(profiles.retention_days(conn, organization_id, signal, frequency_ms), now_ms)
 
 
 def retention(lake: Lake, _policy: MaintenancePolicy, order: Order) -> Report:
@@ -59,12 +35,12 @@ def _expire(lake: Lake, organization: Organization, signal: Signal, findings: Fi
     now_ms = findings.order.now_ms
     with lake.lrdb.connection() as conn:
         kept = {
-            tier: first_kept(conn, organization.organization_id, signal, tier, now_ms)
+            tier: expiry.first_kept(conn, organization.organization_id, signal, tier, now_ms)
             for tier in SIGNALS[signal].tiers_ms
         }
         days = expiry.published_days(conn, organization.organization_id, signal, max(kept.values()))
     for day in days:
-        if day.dateint < kept.get(day.frequency_ms, NEVER):
+        if day.dateint < kept.get(day.frequency_ms, expiry.NEVER):
             _expire_day(lake, organization, signal, day, findings)
 
 
@@ -94,7 +70,7 @@ def _drop_leaves(lake: Lake, organization: Organization, signal: Signal, finding
     """Drop the leaves of days that have expired in every tier and in which nothing is left."""
     with lake.lrdb.connection() as conn:
         before = min(
-            first_kept(conn, organization.organization_id, signal, tier, findings.order.now_ms)
+            expiry.first_kept(conn, organization.organization_id, signal, tier, findings.order.now_ms)
             for tier in SIGNALS[signal].tiers_ms
         )
         empty = partitions.empty_leaves(conn, signal, organization.organization_id, before)

@@ -1,6 +1,6 @@
 """What is told of segments: to the next stages when they are published, and in boxes (spec/messages.md, Bodies).
 
-What belongs here: topic, key and body of ``boxer.*`` messages and of a compaction box. What does not: sending them
+What belongs here: topic, key and body of ``boxer.*`` messages and of boxes of segments. What does not: sending them
 (``ticks.outbox``).
 """
 
@@ -12,11 +12,9 @@ from typing import Any
 from lakerunner_dagster.lake.lrdb.unsettled import PublishedSegment
 from lakerunner_dagster.lake.model import Message, Segment, rfc3339
 from lakerunner_dagster.lake.planning.compaction import SegmentGroup
-from lakerunner_dagster.lake.signals import INGEST_FREQUENCY_MS, ROLLUP_TOPIC, SIGNALS
-from lakerunner_dagster.lake.stages import compaction_stage
-
-NEXT_TIER_MS = {INGEST_FREQUENCY_MS: 60_000}
-"""By the frequency (ms) of a tier, that of the tier computed from it."""
+from lakerunner_dagster.lake.signals import ROLLUP_TOPIC, SIGNALS
+from lakerunner_dagster.lake.stages import Stage, compaction_stage, rollup_stage
+from lakerunner_dagster.lake.tiers import Tier, tier_above
 
 BOX_MEMBERS = 3000
 """Most segments that a box's message names, so that it stays under 900 kB; lrdb knows all of them."""
@@ -44,33 +42,48 @@ def _of(segment: Segment, queued_ms: int) -> Iterator[Message]:
         yield Message(topic, group, facts | {"st": segment.start_ms, "et": segment.end_ms})
         return
     yield Message(topic, f"{group}/{segment.frequency_ms}", facts | {"f": segment.frequency_ms})
-    target = NEXT_TIER_MS.get(segment.frequency_ms)
-    if target is not None:
-        tiers = {"sf": segment.frequency_ms, "tf": target, "st": rfc3339(segment.start_ms)}
-        yield Message(ROLLUP_TOPIC, f"{group}/{target}", facts | tiers)
+    tier = tier_above(segment.frequency_ms)
+    if tier is not None:
+        tiers = {"sf": segment.frequency_ms, "tf": tier.frequency_ms, "st": rfc3339(segment.start_ms)}
+        yield Message(ROLLUP_TOPIC, f"{group}/{tier.frequency_ms}", facts | tiers)
 
 
 def compaction_box(group: SegmentGroup, members: Sequence[PublishedSegment], box_id: int, queued_ms: int) -> Message:
     """The message of a box of compaction: the segments of one hour that are to be merged."""
-    queued = rfc3339(queued_ms)
     tier = {"f": group.frequency_ms} if group.frequency_ms else {}
-    bodies = [
-        {
-            "v": 1,
-            "o": str(group.organization_id),
-            "d": group.dateint,
-            "s": member.candidate.segment_id,
-            "i": group.instance_num,
-            "rc": member.record_count,
-            "fs": member.candidate.bytes,
-            "t": queued,
-            **(tier or {"st": member.start_ms, "et": member.end_ms}),
-        }
-        for member in members[:BOX_MEMBERS]
-    ]
     elements = [str(group.organization_id), group.dateint, group.instance_num, *tier.values()]
-    return Message(
-        compaction_stage(group.signal).box_topic,
-        "/".join(map(str, elements)),
-        {"v": 1, "m": bodies, "q": queued, "box": box_id},
-    )
+    bodies = [
+        _member(group, member, queued_ms) | (tier or {"st": member.start_ms, "et": member.end_ms}) for member in members
+    ]
+    return _box(compaction_stage(group.signal), elements, bodies, box_id, queued_ms)
+
+
+def rollup_box(
+    group: SegmentGroup, tier: Tier, members: Sequence[PublishedSegment], box_id: int, queued_ms: int
+) -> Message:
+    """The message of a box of rollup: the segments of the finer tier from which slots of an hour are to be computed."""
+    elements = [str(group.organization_id), group.dateint, group.instance_num, tier.frequency_ms]
+    bodies = [
+        _member(group, member, queued_ms)
+        | {"sf": tier.finer_ms, "tf": tier.frequency_ms, "st": rfc3339(member.start_ms)}
+        for member in members
+    ]
+    return _box(rollup_stage(), elements, bodies, box_id, queued_ms)
+
+
+def _member(group: SegmentGroup, member: PublishedSegment, queued_ms: int) -> dict[str, Any]:
+    return {
+        "v": 1,
+        "o": str(group.organization_id),
+        "d": group.dateint,
+        "s": member.candidate.segment_id,
+        "i": group.instance_num,
+        "rc": member.record_count,
+        "fs": member.candidate.bytes,
+        "t": rfc3339(queued_ms),
+    }
+
+
+def _box(stage: Stage, key: Iterable[object], bodies: Sequence[object], box_id: int, queued_ms: int) -> Message:
+    body = {"v": 1, "m": list(bodies[:BOX_MEMBERS]), "q": rfc3339(queued_ms), "box": box_id}
+    return Message(stage.box_topic, "/".join(map(str, key)), body)

@@ -1,8 +1,7 @@
 """Compaction of an hour: its small segments are merged, and each merge takes the place of its inputs at once.
 
-What belongs here: planning again from what is published, the order of download, merge, upload and swap, and setting a
-bad input aside. What does not: what is to be merged (``planning.compaction``), merging (``segments.merge``), the swap
-(``lrdb.merging``).
+What belongs here: planning again from what is published, and the order of download, merge, upload and swap. What does
+not: what is to be merged (``planning.compaction``), merging (``segments.merge``), the swap (``lrdb.merging``).
 
 Two that work on one hour do no harm: they write the same objects, and the second finds its inputs replaced and plans
 again. Killed anywhere, an hour is as it was or has some of its merges; what was uploaded is written again, or removed
@@ -15,13 +14,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from lakerunner_dagster.lake.errors import ObjectMissing, SegmentUnusable, SwapConflict
-from lakerunner_dagster.lake.lrdb import boxes, faults, leases, merging, segments, unsettled
+from lakerunner_dagster.lake.errors import SegmentUnusable, SwapConflict
+from lakerunner_dagster.lake.lrdb import boxes, leases, merging, segments, unsettled
 from lakerunner_dagster.lake.model import ClaimedBox, Lease, LedgerEntry, Output, Segment, Source
 from lakerunner_dagster.lake.planning.compaction import Merge, SegmentGroup, plan, settled
 from lakerunner_dagster.lake.runs.announce import announcements
@@ -30,9 +27,9 @@ from lakerunner_dagster.lake.runs.leasing import Heartbeat
 from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
 from lakerunner_dagster.lake.runs.report import OnStep, Step
 from lakerunner_dagster.lake.runs.scratch import scratch_directory
-from lakerunner_dagster.lake.segments.merge import MergeInput, merge
+from lakerunner_dagster.lake.runs.segment_files import download, set_aside, upload
+from lakerunner_dagster.lake.segments.merge import merge
 from lakerunner_dagster.lake.signals import COMPACTION_CODE_VERSION
-from lakerunner_dagster.lake.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +38,6 @@ OPERATION = "compact"
 
 TRIES = 3
 """How often an hour is planned again because others have replaced what was to be merged."""
-
-DOWNLOADS = 8
-"""Segments fetched at once."""
-
-FAULT_RETRY_SECONDS = 600.0
-"""How long a segment that cannot be merged is left out of plans for the first time."""
 
 FULLY_MS = 2**53
 """The time at which a person's compaction plans: every hour is long cold, and no straggler is waited for."""
@@ -102,7 +93,7 @@ def _steps(task: _Task) -> Iterator[Step]:
                     raise
                 break
             except SegmentUnusable as fault:
-                _set_aside(task, fault)
+                set_aside(task.lake, task.source, task.group, fault)
                 break
             yield step
 
@@ -153,31 +144,15 @@ def _written(task: _Task, inputs: Sequence[Segment], directory: Path) -> list[Ou
     store = task.lake.stores.of(task.source.bucket)
     outputs = []
     for merged in merge(
-        _downloaded(store, inputs, directory),
+        download(store, inputs, directory),
         source=task.source,
         target_bytes=task.lake.compaction.target_bytes,
         operation=OPERATION,
         directory=directory,
     ):
         task.check()
-        with merged.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            store.put(merged.output.segment.key, data)
-        merged.path.unlink()
-        outputs.append(merged.output)
+        outputs.append(upload(store, merged))
     return outputs
-
-
-def _downloaded(store: Store, inputs: Sequence[Segment], directory: Path) -> list[MergeInput]:
-    def download(segment: Segment) -> MergeInput:
-        path = directory / f"{segment.segment_id}.parquet"
-        try:
-            store.download(segment.key, path)
-        except ObjectMissing as error:
-            raise SegmentUnusable(segment.segment_id, "object_missing", str(error)) from error
-        return MergeInput(segment, path)
-
-    with ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="read-segment") as pool:
-        return list(pool.map(download, inputs))
 
 
 def _step(task: _Task, inputs: Sequence[Segment], outputs: Sequence[Output], seconds: float) -> Step:
@@ -212,22 +187,6 @@ def _ledger(task: _Task, step: Step, inputs: Sequence[Segment]) -> LedgerEntry:
         frequency_ms=task.group.frequency_ms,
         box_id=None,
     )
-
-
-def _set_aside(task: _Task, fault: SegmentUnusable) -> None:
-    """Leave a segment out of plans for a while: it is listed, tried again, and mended by a rebuild of its day."""
-    logger.warning("segment %d is set aside: %s", fault.segment_id, fault)
-    with task.lake.lrdb.transaction() as conn:
-        found = segments.published_segments(
-            conn,
-            task.source,
-            task.group.signal,
-            task.group.dateint,
-            frequency_ms=task.group.frequency_ms,
-            segment_ids=[fault.segment_id],
-        )
-        for segment in found:
-            faults.mark(conn, segment, fault.reason, str(fault), FAULT_RETRY_SECONDS)
 
 
 def _end(task: _Task, lease: Lease, made: Sequence[Segment]) -> None:

@@ -12,7 +12,7 @@ from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, Settings
+from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, RollupPolicy, Settings
 from lakerunner_dagster.lake.store import Store
 
 CONNECTIONS = 4
@@ -49,6 +49,7 @@ class Lake:
     bus: Bus
     stores: Stores
     compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
+    rollup: RollupPolicy = field(default_factory=RollupPolicy)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -1,7 +1,7 @@
 """The draining run: claims the boxes of a stage that wait for a partition, one by one, and works them off.
 
 What belongs here: claiming boxes and giving back those that fail. What does not: the work on one box (``attempt``,
-``compaction``), what the transactions that end it do (``lrdb``).
+``rollup``, ``compaction``), what the transactions that end it do (``lrdb``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lakerunner_dagster.lake.runs.attempt import ingest
 from lakerunner_dagster.lake.runs.compaction import compact_box
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.report import DrainReport, Failure, OnStep, Step
+from lakerunner_dagster.lake.runs.rollup import roll_up_box
 from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.lake.ticks.outbox import announce
 
@@ -36,18 +37,27 @@ OUTAGES = (StoreUnavailable, StoreDenied, LakeDatabaseUnavailable)
 """What the next box would meet too: the run ends, and spends no attempt of the boxes behind."""
 
 _WORK: Mapping[Operation, Callable[[Lake, ClaimedBox, OnStep], None]] = MappingProxyType(
-    {Operation.INGEST: ingest, Operation.COMPACT: compact_box}
+    {Operation.INGEST: ingest, Operation.ROLLUP: roll_up_box, Operation.COMPACT: compact_box}
 )
 """What is done with a claimed box: each committed step is told, and the box has ended when it returns."""
 
 
-def drain(lake: Lake, stage: Stage, source: Source, dateint: int, *, run_id: str, on_step: OnStep) -> DrainReport:
-    """Work off every box of the stage that waits for (source, dateint), until none does.
+def drain(
+    lake: Lake,
+    stage: Stage,
+    source: Source,
+    dateint: int,
+    *,
+    run_id: str,
+    on_step: OnStep,
+    frequency_ms: int | None = None,
+) -> DrainReport:
+    """Work off every box of the stage (of one tier, where it is named) that waits for (source, dateint).
 
     A box that cannot be done is given back with its error and a back-off, and the run goes on with the next.
     Raises WorkIncomplete at the end when any box was given back.
     """
-    report = work_off(lake, stage, source, dateint, run_id=run_id, on_step=on_step)
+    report = work_off(lake, stage, source, dateint, run_id=run_id, on_step=on_step, frequency_ms=frequency_ms)
     require_complete(source, dateint, report.failures)
     return report
 
@@ -59,7 +69,16 @@ def require_complete(source: Source, dateint: int, failures: Sequence[Failure]) 
         raise WorkIncomplete(f"{source.key} {dateint}: {len(failures)} steps of the run were not done:\n{listed}")
 
 
-def work_off(lake: Lake, stage: Stage, source: Source, dateint: int, *, run_id: str, on_step: OnStep) -> DrainReport:
+def work_off(
+    lake: Lake,
+    stage: Stage,
+    source: Source,
+    dateint: int,
+    *,
+    run_id: str,
+    on_step: OnStep,
+    frequency_ms: int | None = None,
+) -> DrainReport:
     """As ``drain``, with what was not done in the report alone."""
     steps: list[Step] = []
     failures: list[Failure] = []
@@ -71,7 +90,15 @@ def work_off(lake: Lake, stage: Stage, source: Source, dateint: int, *, run_id: 
 
     while True:
         with lake.lrdb.transaction() as conn:
-            box = boxes.claim(conn, stage.name, source, dateint, run_id=run_id, settings=lake.settings)
+            box = boxes.claim(
+                conn,
+                stage.name,
+                source,
+                dateint,
+                run_id=run_id,
+                settings=lake.settings,
+                frequency_ms=frequency_ms,
+            )
         if box is None:
             break
         try:

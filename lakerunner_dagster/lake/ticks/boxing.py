@@ -1,7 +1,7 @@
 """What differs between stages in the one boxer and the one dispatcher: how messages become work, and work boxes.
 
 What belongs here: the form of a stage's part, and which stage has which. What does not: the parts (``ingesting``,
-``compacting``).
+``rolling_up``, ``compacting``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lakerunner_dagster.lake.stages import Operation, Stage
 from lakerunner_dagster.lake.ticks.compacting import CompactionBoxing
 from lakerunner_dagster.lake.ticks.ingesting import IngestBoxing
 from lakerunner_dagster.lake.ticks.letters import Letter, TakenIn
+from lakerunner_dagster.lake.ticks.rolling_up import RollupBoxing
 
 
 class Boxing(Protocol):
@@ -30,7 +31,7 @@ class Boxing(Protocol):
 
 
 _BOXINGS: Mapping[Operation, Callable[[Lake, Signal], Boxing]] = MappingProxyType(
-    {Operation.INGEST: IngestBoxing, Operation.COMPACT: CompactionBoxing}
+    {Operation.INGEST: IngestBoxing, Operation.ROLLUP: RollupBoxing, Operation.COMPACT: CompactionBoxing}
 )
 
 

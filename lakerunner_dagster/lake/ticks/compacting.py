@@ -11,12 +11,10 @@ is published then, so that no plan is ever old.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from lakerunner_dagster.lake.bodies import number_field, uuid_field
-from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.lrdb import outbox, unsettled
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.unsettled import PublishedSegment
@@ -24,12 +22,11 @@ from lakerunner_dagster.lake.planning.compaction import SegmentGroup, plan, sett
 from lakerunner_dagster.lake.runs.announce import compaction_box
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import Signal
-from lakerunner_dagster.lake.ticks.letters import Illegible, Letter, TakenIn
+from lakerunner_dagster.lake.ticks.letters import Letter, TakenIn
+from lakerunner_dagster.lake.ticks.waking import woken
 
 HOURS = 500
 """Hours that are looked at in one transaction; what is due beyond them is a later one's."""
-
-LATEST_DATEINT = 99_991_231
 
 
 class CompactionBoxing:
@@ -44,17 +41,11 @@ class CompactionBoxing:
 
         Of a segment that is not published (any more) there is nothing to do. What is no such letter is a dead one.
         """
-        unread = Illegible()
-        told: defaultdict[tuple[UUID, int], list[int]] = defaultdict(list)
-        for letter in letters:
-            try:
-                organization_id, dateint, segment_id = _segment_named(letter.body)
-            except InputError as error:
-                unread.add(letter.message, error)
-            else:
-                told[organization_id, dateint].append(segment_id)
-        new = sum(unsettled.wake(conn, *day, self._signal, ids) for day, ids in sorted(told.items()))
-        return TakenIn(new=new, known=sum(map(len, told.values())) - new, dead=unread.keep(conn, now_ms))
+
+        def wake(organization_id: UUID, dateint: int, segment_ids: Sequence[int]) -> int:
+            return unsettled.wake(conn, organization_id, dateint, self._signal, segment_ids)
+
+        return woken(conn, letters, now_ms, wake)
 
     def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> int:
         """Look at the hours that are due (all, ``at_once``): box those with something to merge; how many."""
@@ -93,10 +84,3 @@ def _by_group(items: Iterable[T]) -> dict[SegmentGroup, list[T]]:
     for item in items:
         grouped[item.group].append(item)
     return dict(grouped)
-
-
-def _segment_named(body: object) -> tuple[UUID, int, int]:
-    """Organization, dateint and id of the segment that a message tells of; InputError ``bad_notification``."""
-    if not isinstance(body, Mapping):
-        raise InputError("bad_notification", f"a notification is a JSON object, not {ascii(body)[:200]}")
-    return uuid_field(body, "o"), number_field(body, "d", LATEST_DATEINT), number_field(body, "s", 2**63 - 1)

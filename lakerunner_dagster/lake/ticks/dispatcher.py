@@ -28,7 +28,7 @@ from lakerunner_dagster.lake.ticks.outbox import announce
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """A partition that needs a run, and the boxes that it is started for.
+    """A partition that needs a run, the boxes that it is started for, and the tiers (ms; 0 for none) that these are of.
 
     ``run_key`` is a function of the boxes and of how often each was claimed and dispatched before: another one whenever
     another run is called for, the same for all that look at the same state.
@@ -37,6 +37,7 @@ class Dispatch:
     source: Source
     dateint: int
     box_ids: tuple[int, ...]
+    frequencies_ms: tuple[int, ...]
     run_key: str
 
 
@@ -104,5 +105,6 @@ class DispatcherTick:
             source=partition.source,
             dateint=partition.dateint,
             box_ids=partition.box_ids,
+            frequencies_ms=partition.frequencies_ms,
             run_key=f"{self._stage.name}/{partition.source.key}/{day}/{digest}",
         )

@@ -15,6 +15,7 @@ from tests.lake.lrdb.work import add_source
 
 FILLED = (
     "unsettled_hours",
+    "dirty_slots",
     "raw_objects",
     "boxes",
     "compression_ratios",

@@ -128,8 +128,8 @@ def test_boxes_wait_by_partition_oldest_first(lrdb: Lrdb, edge: Source) -> None:
     first, second, third = open_box(lrdb, core), open_box(lrdb, edge), open_box(lrdb, core)
     open_box(lrdb, edge, Signal.TRACES)
     assert waiting(lrdb) == [
-        WaitingPartition(core, DAY, (first, third), (0, 0), (0, 0)),
-        WaitingPartition(edge, DAY, (second,), (0,), (0,)),
+        WaitingPartition(core, DAY, (first, third), (0, 0), (0, 0), (0,)),
+        WaitingPartition(edge, DAY, (second,), (0,), (0,), (0,)),
     ]
 
 

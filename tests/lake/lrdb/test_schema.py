@@ -33,7 +33,7 @@ CONTRACT = {
     ),
 }
 
-OURS = {"log_seg": ["records"], "metric_seg": ["records", "rollup_count"], "trace_seg": ["records"]}
+OURS = {"log_seg": ["records"], "metric_seg": ["records", "rollup_count", "reach_ms"], "trace_seg": ["records"]}
 
 INDEXES = {
     "log_seg": {

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakerunner_dagster.lake.lrdb import lineage, partitions, profiles
+from lakerunner_dagster.lake.lrdb.expiry import NEVER, first_kept_day
 from lakerunner_dagster.lake.lrdb.standing import Hour
-from lakerunner_dagster.lake.maintenance.retention import NEVER, first_kept_day
 from lakerunner_dagster.lake.model import HOUR_MS, dateint_of, day_start_ms
 from lakerunner_dagster.lake.runs.hours import Task, find_strays, replace_hour
 from lakerunner_dagster.lake.signals import Signal

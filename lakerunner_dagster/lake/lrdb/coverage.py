@@ -1,0 +1,170 @@
+"""Tier coverage: what each tier of a source lacks of what the finer one has.
+
+What belongs here: counting it. What does not: judging it (``checks.coverage``), showing it, mending it (a slot that is
+marked dirty is computed anew).
+
+Every row stands for so many raw points, whatever its tier: an hour lacks nothing when all its tiers stand for as many.
+Its counts are the same too, from the first tier that is computed on (an ingested row of a cumulative histogram repeats
+what came before). A slot that is dirty is known to lack something and waits for its turn; an hour that lacks something
+without a dirty slot is a hole: nobody knows of it but this.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.signals import SIGNALS
+from lakerunner_dagster.lake.stages import rollup_stage
+from lakerunner_dagster.lake.tiers import ROLLED_UP, TIERS
+
+if TYPE_CHECKING:
+    from lakerunner_dagster.lake.lrdb.connection import Conn
+
+PACE_SECONDS = 3600
+"""Read amplification is that of the rollups of the last hour."""
+
+
+class Hole(NamedTuple):
+    """An hour of a tier, none of its slots dirty, that stands for other points than the same hour of the finer tier."""
+
+    instance_num: int
+    frequency_ms: int
+    dateint: int
+    hour: int
+    finer_records: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierCoverage:
+    """How far a tier of a source is behind the finer one.
+
+    ``dirty`` slots wait for their turn, the longest since ``oldest_seconds`` (None: there is none). ``holes`` are
+    hours. ``boxes_failed`` wait for a person. ``amplification``: bytes that this tier's rollups have read in the last
+    hour, for each byte that the finer tier has got meanwhile (None: it got none).
+    """
+
+    source: str
+    frequency_ms: int
+    dirty: int
+    oldest_seconds: float | None
+    holes: int
+    boxes_failed: int
+    amplification: float | None
+
+    @property
+    def label(self) -> str:
+        """What people call the tier."""
+        return TIERS[self.frequency_ms].label
+
+
+def coverage(conn: Conn, since_dateint: int) -> list[TierCoverage]:
+    """A row for every source with metrics and every tier, by source and tier; holes are looked for from a day on."""
+    return [
+        row
+        for organization in profiles.organizations(conn)
+        for row in _of_organization(conn, organization, since_dateint)
+    ]
+
+
+def holes(conn: Conn, organization_id: UUID, since_dateint: int) -> list[Hole]:
+    """The holes of an organization from a day (YYYYMMDD) on, in order."""
+    tiers = list(TIERS.values())
+    rows = conn.execute(
+        sql.SQL("""
+        WITH held AS (
+            SELECT instance_num, frequency_ms, dateint, (lower(ts_range) / 3600000 %% 24)::int AS hour,
+                   sum(records)::bigint AS records, sum(rollup_count) AS counted
+            FROM {table} WHERE organization_id = %(organization)s AND dateint >= %(since)s AND published
+            GROUP BY 1, 2, 3, 4
+        )
+        SELECT f.instance_num, t.frequency_ms, f.dateint, f.hour, f.records, coalesce(c.records, 0)
+        FROM unnest(%(finer)s::int[], %(tiers)s::int[]) AS t (finer_ms, frequency_ms)
+        JOIN held f ON f.frequency_ms = t.finer_ms
+        LEFT JOIN held c ON c.frequency_ms = t.frequency_ms
+            AND (c.instance_num, c.dateint, c.hour) = (f.instance_num, f.dateint, f.hour)
+        CROSS JOIN LATERAL (SELECT extract(epoch FROM make_date(f.dateint / 10000, f.dateint / 100 %% 100,
+                                                                f.dateint %% 100))::bigint * 1000
+                                   + f.hour * 3600000 AS start_ms) AS h
+        WHERE (f.records <> coalesce(c.records, 0)
+               OR f.frequency_ms <> %(ingested)s AND abs(f.counted - c.counted) > 1e-9 * greatest(f.counted, c.counted))
+          AND NOT EXISTS (
+            SELECT FROM dirty_slots d
+            WHERE d.organization_id = %(organization)s AND d.instance_num = f.instance_num
+              AND d.frequency_ms = t.frequency_ms AND d.slot_ms >= h.start_ms AND d.slot_ms < h.start_ms + 3600000)
+        ORDER BY 1, 2, 3, 4
+        """).format(table=sql.Identifier(SIGNALS[ROLLED_UP].segment_table)),
+        {
+            "organization": organization_id,
+            "since": since_dateint,
+            "ingested": SIGNALS[ROLLED_UP].frequency_ms,
+            "finer": [tier.finer_ms for tier in tiers],
+            "tiers": [tier.frequency_ms for tier in tiers],
+        },
+    )
+    return [Hole(*row) for row in rows]
+
+
+def _of_organization(conn: Conn, organization: profiles.Organization, since_dateint: int) -> list[TierCoverage]:
+    organization_id = organization.organization_id
+    lacking = Counter((hole.instance_num, hole.frequency_ms) for hole in holes(conn, organization_id, since_dateint))
+    parameters = {
+        "organization": organization_id,
+        "name": organization.name,
+        "signal": str(ROLLED_UP),
+        "stage": rollup_stage().name,
+        "finer": [tier.finer_ms for tier in TIERS.values()],
+        "tiers": list(TIERS),
+        "pace": PACE_SECONDS,
+    }
+    rows = conn.execute(_BEHIND, parameters)
+    return [
+        TierCoverage(
+            source=source,
+            frequency_ms=frequency_ms,
+            dirty=dirty,
+            oldest_seconds=oldest_seconds,
+            holes=lacking[instance_num, frequency_ms],
+            boxes_failed=failed,
+            amplification=read / got if got else None,
+        )
+        for instance_num, source, frequency_ms, dirty, oldest_seconds, failed, read, got in rows
+    ]
+
+
+_BEHIND = """
+    WITH dirty AS (
+        SELECT instance_num, frequency_ms, count(*) AS slots, min(dirty_at) AS since FROM dirty_slots
+        WHERE organization_id = %(organization)s GROUP BY 1, 2
+    ), failed AS (
+        SELECT instance_num, frequency_ms, count(*) AS boxes FROM boxes
+        WHERE organization_id = %(organization)s AND stage = %(stage)s AND state = 'failed' GROUP BY 1, 2
+    ), booked AS (
+        SELECT instance_num, frequency_ms, sum(bytes_in) FILTER (WHERE operation = 'rollup') AS read,
+               sum(bytes_out) FILTER (WHERE operation IN ('ingest', 'rollup')) AS got
+        FROM ledger
+        WHERE organization_id = %(organization)s AND signal = %(signal)s
+          AND committed_at > now() - %(pace)s * interval '1 second'
+        GROUP BY 1, 2
+    )
+    SELECT s.instance_num, %(name)s || '/' || s.collector_name, t.frequency_ms, coalesce(d.slots, 0),
+           greatest(extract(epoch FROM now() - d.since), 0)::float, coalesce(f.boxes, 0), coalesce(r.read, 0)::float,
+           coalesce(g.got, 0)::float
+    FROM organization_buckets s
+    CROSS JOIN unnest(%(finer)s::int[], %(tiers)s::int[]) AS t (finer_ms, frequency_ms)
+    LEFT JOIN dirty d USING (instance_num, frequency_ms)
+    LEFT JOIN failed f USING (instance_num, frequency_ms)
+    LEFT JOIN booked r USING (instance_num, frequency_ms)
+    LEFT JOIN booked g ON g.instance_num = s.instance_num AND g.frequency_ms = t.finer_ms
+    WHERE s.organization_id = %(organization)s AND EXISTS (
+        SELECT FROM compression_ratios c
+        WHERE c.organization_id = s.organization_id AND c.instance_num = s.instance_num AND c.signal = %(signal)s)
+    ORDER BY 2, 3
+"""
+"""A row for each source that has ingested any metrics, and each tier."""

@@ -1,0 +1,69 @@
+"""The files of segments: fetched from the store to be read, put there when they are made, set aside when unusable.
+
+What belongs here: moving whole segments. What does not: reading and writing their rows (``segments``), whether they are
+seen (``lrdb``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from lakerunner_dagster.lake.errors import ObjectMissing, SegmentUnusable
+from lakerunner_dagster.lake.lrdb import faults, segments
+from lakerunner_dagster.lake.model import Output, Segment, Source
+from lakerunner_dagster.lake.planning.compaction import SegmentGroup
+from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.segments.output import MergedSegment
+from lakerunner_dagster.lake.segments.reading import MergeInput
+from lakerunner_dagster.lake.store import Store
+
+logger = logging.getLogger(__name__)
+
+DOWNLOADS = 8
+"""Segments fetched at once."""
+
+FAULT_RETRY_SECONDS = 600.0
+"""How long a segment that cannot be read is left alone for the first time."""
+
+
+def download(store: Store, inputs: Sequence[Segment], directory: Path) -> list[MergeInput]:
+    """The segments with their files in ``directory``. SegmentUnusable where the object of one is gone."""
+
+    def fetched(segment: Segment) -> MergeInput:
+        path = directory / f"{segment.segment_id}.parquet"
+        try:
+            store.download(segment.key, path)
+        except ObjectMissing as error:
+            raise SegmentUnusable(segment.segment_id, "object_missing", str(error)) from error
+        return MergeInput(segment, path)
+
+    with ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="read-segment") as pool:
+        return list(pool.map(fetched, inputs))
+
+
+def upload(store: Store, made: MergedSegment) -> Output:
+    """Put a segment that was made into the store; its file is gone then."""
+    with made.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        store.put(made.output.segment.key, data)
+    made.path.unlink()
+    return made.output
+
+
+def set_aside(lake: Lake, source: Source, group: SegmentGroup, fault: SegmentUnusable) -> None:
+    """Leave a segment of an hour alone for a while: it is listed, tried again, and mended by a rebuild of its day."""
+    logger.warning("segment %d is set aside: %s", fault.segment_id, fault)
+    with lake.lrdb.transaction() as conn:
+        found = segments.published_segments(
+            conn,
+            source,
+            group.signal,
+            group.dateint,
+            frequency_ms=group.frequency_ms,
+            segment_ids=[fault.segment_id],
+        )
+        for segment in found:
+            faults.mark(conn, segment, fault.reason, str(fault), FAULT_RETRY_SECONDS)

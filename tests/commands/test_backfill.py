@@ -1,0 +1,177 @@
+"""What would break if a person could not see, start, follow and repeat the rebuild of a range of days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.storage.tags import BACKFILL_ID_TAG
+
+from lakerunner_dagster.commands import backfill
+from lakerunner_dagster.instance import backfills
+from lakerunner_dagster.lake.model import HOUR_MS
+from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.tiers import TIERS
+from lakerunner_dagster.partitions import DaySource
+from tests.command_line import done, lakerunner, refused
+from tests.lake.requests import gauges
+from tests.lake.world import DAY, NOON_MS, World
+
+SOURCE_KEY = "acme/edge"
+RANGE = ("--from", "2026-02-01", "--to", "2026-02-03")
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """A Dagster of its own, which has no daemon."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as found:
+        yield found
+
+
+def points(world: World, name: str, start_ms: int = NOON_MS) -> None:
+    world.send(Signal.METRICS, name, gauges("queue.length", [start_ms + n * 10_000 for n in range(30)]), start_ms)
+    world.ingest(Signal.METRICS)
+
+
+def rows(out: str) -> list[list[str]]:
+    """The rows of a table of sources, by their cells' words."""
+    return [line.split() for line in out.splitlines() if line.strip().startswith(SOURCE_KEY)]
+
+
+def days(world: World) -> None:
+    """Two days with metrics, rolled up."""
+    points(world, "a")
+    points(world, "b", NOON_MS - 24 * HOUR_MS)
+    world.roll_up()
+
+
+def test_a_dry_run_says_what_would_be_read_and_launches_nothing(world: World, instance: dg.DagsterInstance) -> None:
+    days(world)
+    out = done("backfill", "rollups", *RANGE, "--tier", "1m", "--tier", "1h", "--dry-run")
+    assert [row[:3] for row in rows(out)] == [
+        [SOURCE_KEY, "metric_rollup_1m", "2:"],
+        [SOURCE_KEY, "metric_rollup_1h", "2:"],
+    ]
+    assert "2026-02-02 to 2026-02-03" in out
+    assert "nothing is launched" in out
+    assert list(instance.get_backfills()) == []
+    assert "raw_" not in done("backfill", "ingest", *RANGE, "--signal", "metrics", "--dry-run")
+    assert "compacted_metric_segments" in done("backfill", "compact", *RANGE, "--signal", "metrics", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--from", "2026-02-03", "--to", "2026-02-01"), "is before"),
+        ((*RANGE, "--tier", "2m"), "the tiers are 1m, 5m, 20m, 1h"),
+        ((*RANGE, "--source", "acme/nobody"), "there is no source"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(world: World, arguments: tuple[str, ...], said: str) -> None:
+    days(world)
+    assert said in refused("backfill", "rollups", *arguments)
+
+
+def test_days_without_anything_to_do_start_nothing(world: World, instance: dg.DagsterInstance) -> None:
+    assert "nothing to do" in done("backfill", "rollups", *RANGE)
+    days(world)
+    assert "nothing to do" in done("backfill", "rollups", *RANGE, "--stale")
+    assert list(instance.get_backfills()) == []
+
+
+def test_only_days_of_another_code_version_are_stale_also_once_they_are_compacted(world: World) -> None:
+    days(world)
+    world.compact(Signal.METRICS)
+    with world.lake.lrdb.transaction() as conn:
+        conn.execute(
+            "UPDATE lineage SET code_version = '0'"
+            " WHERE operation = 'rollup' AND frequency_ms = 60000 AND dateint = %s",
+            (DAY,),
+        )
+    out = done("backfill", "rollups", *RANGE, "--stale", "--dry-run")
+    assert [row[1:4] for row in rows(out)] == [["metric_rollup_1m", "1:", "2026-02-03"]]
+
+
+def test_the_same_request_goes_on_with_its_backfill_and_another_has_its_own(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days(world)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backfill, "_watch", interrupted)
+    assert "launched backfill" in lakerunner("backfill", "rollups", *RANGE).out
+    assert "goes on with backfill" in lakerunner("backfill", "rollups", *RANGE).out
+    assert "launched backfill" in lakerunner("backfill", "rollups", *RANGE, "--tier", "1m").out
+    titles = {one.backfill_id: one.title for one in instance.get_backfills()}
+    assert list(titles.values()) == ["rollups 2026-02-01 to 2026-02-03"] * 2
+
+
+def run_like_the_daemon(instance: dg.DagsterInstance, backfill_id: str) -> None:
+    """Materialise what the backfill asks for, tier by tier, as its daemon would."""
+    from lakerunner_dagster.definitions import defs  # noqa: PLC0415 - seconds that other tests need not wait
+
+    found = instance.get_backfill(backfill_id)
+    assert found is not None
+    target = found.get_asset_backfill_data(defs.resolve_asset_graph()).target_subset
+    for key, subset in target.partitions_subsets_by_asset_key.items():
+        for partition in sorted(subset.get_partition_keys()):
+            job = defs.resolve_implicit_global_asset_job_def()
+            result = job.get_subset(asset_selection={key}).execute_in_process(
+                instance=instance, partition_key=partition, tags={BACKFILL_ID_TAG: backfill_id}
+            )
+            assert result.success
+    instance.update_backfill(found._replace(status=BulkActionStatus.COMPLETED_SUCCESS))
+
+
+def test_a_backfill_is_dagsters_own_and_its_runs_do_the_days_anew(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days(world)
+    real = backfills.progress
+    monkeypatch.setattr(backfill, "LOOK_SECONDS", 0.0)
+    ran: list[str] = []
+
+    def progress(found: dg.DagsterInstance, backfill_id: str) -> backfills.Progress:
+        if not ran:
+            run_like_the_daemon(found, backfill_id)
+            ran.append(backfill_id)
+        return real(found, backfill_id)
+
+    monkeypatch.setattr(backfills, "progress", progress)
+    before = world.select(Signal.METRICS, "sum(chq_points)::bigint, count(*)", 3_600_000)
+    ended = lakerunner("backfill", "rollups", *RANGE)
+    out = ended.out
+    assert ended.code == 0
+    assert f"launched backfill {ran[0]}" in out
+    assert len(rows(out)) == 2 * len(TIERS)
+    assert world.select(Signal.METRICS, "sum(chq_points)::bigint, count(*)", 3_600_000) == before
+    for tier in TIERS.values():
+        materialised = instance.get_materialized_partitions(dg.AssetKey(tier.asset))
+        assert materialised == {str(DaySource(day, SOURCE_KEY).key) for day in (DAY, DAY - 1)}
+    assert world.breaches() == []
+
+
+def test_why_a_run_of_a_backfill_failed_is_told(world: World, instance: dg.DagsterInstance) -> None:
+    from lakerunner_dagster.definitions import defs  # noqa: PLC0415 - as above
+
+    points(world, "a")
+    done("organization", "retention", "acme", "metrics", "1", "--frequency", "10")
+    instance.add_dynamic_partitions("sources", [SOURCE_KEY])
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={dg.AssetKey("metric_rollup_1m")})
+    job.execute_in_process(
+        instance=instance,
+        partition_key=str(DaySource(DAY, SOURCE_KEY).key),
+        tags={BACKFILL_ID_TAG: "b1"},
+        raise_on_error=False,
+    )
+    ((_, why),) = backfills.failures(instance, "b1")
+    assert "past its retention" in why
