@@ -16,6 +16,7 @@ from lakerunner_dagster.lake.model import Contribution, CreatedBy, Output, Sourc
 from lakerunner_dagster.lake.segments import index, parquet
 from lakerunner_dagster.lake.segments.columns import FILE, POINTS, conform
 from lakerunner_dagster.lake.segments.order import row_order
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.segments.work import Work
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows
@@ -60,8 +61,8 @@ def build(
     rows = decoded_rows.drop_columns([FILE])
     if spec.frequency_ms:
         rows = merge_rows(rows)
-    rows = conform(rows, signal)
-    rows = parquet.encode(pc.take(rows, row_order(rows, spec.sort_keys), boundscheck=False))
+    rows = pc.take(rows, row_order(rows, spec.sort_keys), boundscheck=False)
+    rows = parquet.encode(conform(spread(rows), signal))
     _check_conserved(rows, contributions)
 
     contents = index.Contents(signal, spec.frequency_ms)

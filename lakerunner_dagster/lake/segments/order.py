@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakerunner_dagster.lake.segments.columns import whole
+from lakerunner_dagster.lake.segments.shared import found, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,8 +49,8 @@ def row_order(table: pa.Table, keys: Sequence[str], codes: NDArray[np.uint64] | 
 def sort_codes(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:
     """One integer a row that sorts as its keys do: digits of a mixed radix, re-coded where 64 bits are too few."""
     key, space = np.zeros(table.num_rows, np.uint64), 1
-    for name in (name for name in keys if name in table.column_names):
-        codes, count = _codes(whole(table.column(name)))
+    for column in (column for column in (found(table, name) for name in keys) if column is not None):
+        codes, count = _codes(column)
         if space * count > _KEY_SPACE:
             key, space = _dense(key)
         if space * count > _KEY_SPACE:
@@ -83,13 +83,20 @@ def _tie_order(
     table: pa.Table, keys: Sequence[str], rows: NDArray[np.int64], key: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
     """The order of ``rows`` by their composite ``key``, then by what breaks ties."""
-    others = TIE_BREAK if "chq_id" in table.column_names else sorted(set(table.column_names) - set(keys))
-    taken = table.select(others).take(rows)
-    columns: dict[str, Any] = {name: _plain(taken.column(name)) for name in others}
+    others = _tie_breakers(table, keys, rows)
+    columns: dict[str, Any] = {name: _plain(others.column(name)) for name in others.column_names}
     tied = pa.table({"": key, **columns, "row": rows})
     by = [(name, "ascending", "at_end") for name in tied.column_names]
     order: NDArray[np.int64] = pc.sort_indices(tied, sort_keys=by).to_numpy().astype(np.int64)
     return order
+
+
+def _tie_breakers(table: pa.Table, keys: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
+    """The columns of these rows that break ties, in the order in which they do."""
+    if "chq_id" in table.column_names:
+        return table.select(TIE_BREAK).take(rows)
+    taken = spread(table.take(rows))
+    return taken.select(sorted(set(taken.column_names) - set(keys)))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

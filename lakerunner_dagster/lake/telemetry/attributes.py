@@ -49,6 +49,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
+from lakerunner_dagster.lake.segments.shared import shared
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.telemetry.values import enclosed, quoted, texts
 from lakerunner_dagster.lake.telemetry.wire import Place, check_attributes, reader
@@ -201,6 +202,7 @@ class AttributeGroup:
 class AttributeColumns:
     """Columns of the rows, ordered by group and name; dictionaries hold no value twice, and maybe some unused.
 
+    Those of a group that has ``rows`` are one shared column of the group's name (``segments.shared``).
     ``overflow``: JSON objects, NULL where a row has nothing in it. ``original_keys`` maps a column to the attribute's
     key.
     """
@@ -231,7 +233,7 @@ def pivot(
     candidates.sort(key=lambda one: (one.column not in pinned, -one.rows, one.column))
     kept = sorted(candidates[:limit], key=lambda one: (one.group, one.column))
     return AttributeColumns(
-        columns={one.column: _column(groups[one.group], one.key) for one in kept},
+        columns=_columns(groups, kept),
         overflow=_overflow(groups, weights, [[one.key for one in kept if one.group == i] for i in range(len(groups))]),
         original_keys={one.column: groups[one.group].attributes.keys[one.key] for one in kept},
     )
@@ -273,8 +275,18 @@ def may_name_a_column(key: str) -> bool:
     return not key.startswith("_") and "\0" not in key and len(key.encode()) <= LONGEST_COLUMN_KEY
 
 
-def _column(group: AttributeGroup, key: int) -> pa.DictionaryArray:
-    attributes = group.attributes
+def _columns(groups: Sequence[AttributeGroup], kept: Sequence[_Candidate]) -> dict[str, pa.DictionaryArray]:
+    found: dict[str, pa.DictionaryArray] = {}
+    for index, group in enumerate(groups):
+        columns = {one.column: _column(group.attributes, one.key) for one in kept if one.group == index}
+        if columns and group.rows is not None:
+            columns = {group.name: shared(group.rows, columns)}
+        found.update(columns)
+    return found
+
+
+def _column(attributes: Attributes, key: int) -> pa.DictionaryArray:
+    """The value of a key that each parent has."""
     parents, pairs = attributes.holders_of(key)
     members = np.flatnonzero(attributes.pair_key == key)
     values = attributes.text.take(pa.array(members)).dictionary_encode()  # 1 and "1" are two pairs and one value
@@ -282,7 +294,7 @@ def _column(group: AttributeGroup, key: int) -> pa.DictionaryArray:
     code_of_pair[members] = values.indices.fill_null(0).to_numpy()
     codes = np.full(attributes.parents, -1, np.int32)
     codes[parents] = code_of_pair[pairs]
-    return coded(codes if group.rows is None else codes[group.rows], values.dictionary)
+    return coded(codes, values.dictionary)
 
 
 def coded(codes: npt.NDArray[np.int32], values: pa.Array) -> pa.DictionaryArray:

@@ -45,9 +45,9 @@ class Decoded:
     """The accepted records of some payloads, and what became of the others.
 
     ``table`` has one row per accepted record (data points kind by kind, other records in the order of the payloads):
-    the columns of the signal's segments (strings may be dictionary-encoded) and an int32 column ``_file``, the
-    payload's ordinal. ``records_read`` and
-    ``rejected`` (records by reason) have an entry for each payload. ``failures``: payload ordinal → why nothing of it
+    the columns of the signal's segments (strings may be dictionary-encoded; those of attributes may share codes, see
+    ``segments.shared``) and an int32 column ``_file``, the payload's ordinal. ``records_read`` and ``rejected``
+    (records by reason) have an entry for each payload. ``failures``: payload ordinal → why nothing of it
     is in the table. ``original_keys``: attribute column → the attribute's key.
     """
 

@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import POINTS, whole
+from lakerunner_dagster.lake.segments.shared import fields, is_shared, spread
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
 from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged, quantiles, taken
 from lakerunner_dagster.lake.telemetry.sketch_column import SketchColumn
@@ -181,6 +182,9 @@ def _codes(array: pa.Array) -> Ints:
 def _merged(table: pa.Table, sketches: SketchColumn, groups: _Groups) -> tuple[pa.Table, SketchColumn]:
     """One row a group: its first, but for what merges in groups of several."""
     several = groups.of_several()
+    shared = [name for name in table.column_names if is_shared(table.schema.field(name).type)]
+    if any(_differ(whole(table.column(name)).take(pa.array(several.rows)), several) for name in shared):
+        table, shared = spread(table), []
     places = np.flatnonzero(groups.lengths() > 1)
     heads = groups.rows[groups.starts].astype(np.int32)  # Arrow takes by narrow numbers much faster
     numbers = _numbers(table)
@@ -198,7 +202,7 @@ def _merged(table: pa.Table, sketches: SketchColumn, groups: _Groups) -> tuple[p
         column = numbers[name][heads]
         column[places] = values
         columns[name] = nullable(column)
-    for name in _SAME:
+    for name in (*_SAME, *shared):
         columns[name] = whole(table.column(name)).take(pa.array(heads))
     for name in table.column_names:
         if name not in columns:
@@ -272,9 +276,7 @@ def _merged_sketches(
 
 def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: _Groups) -> pa.Array:
     """The text of each head row; the least one in a group of several that differ. ``places``: heads of the several."""
-    grouped = texts.take(pa.array(groups.rows))
-    codes = _codes(grouped)
-    if (codes == np.repeat(codes[groups.starts], groups.lengths())).all():
+    if not _differ(texts.take(pa.array(groups.rows)), groups):
         return texts.take(pa.array(heads))
     encoded_texts = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
     by_rank = pc.sort_indices(encoded_texts.dictionary).to_numpy().astype(np.int64)
@@ -286,6 +288,14 @@ def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: 
     chosen[places] = np.minimum.reduceat(codes[groups.rows], groups.starts)
     indices = pa.array(chosen.astype(np.int32), mask=chosen == len(by_rank))
     return pa.DictionaryArray.from_arrays(indices, encoded_texts.dictionary.take(pa.array(by_rank)))
+
+
+def _differ(grouped: pa.Array, groups: _Groups) -> bool:
+    """Whether the values of some group do; those of a shared column need not where its codes do."""
+    codes = _codes(grouped)
+    if (codes == np.repeat(codes[groups.starts], groups.lengths())).all():
+        return False
+    return not is_shared(grouped.type) or any(_differ(column, groups) for _, column in fields(grouped))
 
 
 def _completed(table: pa.Table, sketches: SketchColumn) -> pa.Table:

@@ -17,6 +17,7 @@ from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.segments import build as build_module
 from lakerunner_dagster.lake.segments.build import Built, build
 from lakerunner_dagster.lake.segments.ids import raw_identity
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.segments.split import split_by_hour
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
@@ -120,7 +121,7 @@ def test_the_order_in_which_files_are_read_changes_no_byte(signal: Signal) -> No
 @pytest.mark.parametrize("signal", [Signal.LOGS, Signal.TRACES])
 def test_no_value_changes_between_decoder_and_file(signal: Signal) -> None:
     decoded, built = segments(signal, payloads(signal))
-    expected = {row.pop("chq_id"): row for row in decoded.table.drop_columns(["_file"]).to_pylist()}
+    expected = {row.pop("chq_id"): row for row in spread(decoded.table.drop_columns(["_file"])).to_pylist()}
     found = 0
     for segment in built:
         for row in pq.read_table(pa.BufferReader(segment.data)).to_pylist():

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.telemetry.attributes import (
     AttributeGroup,
@@ -51,7 +52,7 @@ def value(given: Any) -> AnyValue:
 
 def rows(*groups: AttributeGroup, limit: int = 250, **options: Any) -> list[dict[str, Any]]:
     found = pivot(groups, limit=limit, **options)
-    table = pa.table({**found.columns, "chq_overflow": found.overflow})
+    table = spread(pa.table({**found.columns, "chq_overflow": found.overflow}))
     assert list(found.original_keys) == table.column_names[:-1]
     shown = [{name: cell for name, cell in row.items() if cell is not None} for row in table.to_pylist()]
     return [row | ({"chq_overflow": json.loads(row["chq_overflow"])} if "chq_overflow" in row else {}) for row in shown]

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import decode
@@ -50,7 +51,7 @@ def rows(signal: Signal, data: bytes) -> list[dict[str, Any]]:
     decoded = decode(signal, [payload(data)], ORGANIZATION, EARLY)
     assert not decoded.failures
     assert decoded.rejected == ({},)
-    found: list[dict[str, Any]] = decoded.table.to_pylist()
+    found: list[dict[str, Any]] = spread(decoded.table).to_pylist()
     return found
 
 

@@ -19,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.segments.columns import conform
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry import decode as decode_module
@@ -65,7 +66,7 @@ def decoded_spans(*data: bytes, limits: Limits = LIMITS) -> Decoded:
 
 
 def column(decoded: Decoded, name: str) -> list[Any]:
-    values: list[Any] = decoded.table[name].to_pylist()
+    values: list[Any] = spread(decoded.table)[name].to_pylist()
     return values
 
 
@@ -163,7 +164,7 @@ def test_records_with_too_many_attributes_are_refused_with_the_reason() -> None:
     assert column(decoded, "log_message") == ["a", "c"]
     assert decoded.rejected == ({"too_many_attributes": 1}, {"too_many_attributes": 2}, {"too_many_attributes": 1})
     assert decoded.records_read == (3, 2, 1)
-    assert not [name for name in decoded.table.column_names if "key" in name]
+    assert not [name for name in spread(decoded.table).column_names if "key" in name]
 
 
 @pytest.mark.parametrize(
@@ -252,8 +253,8 @@ def test_a_record_keeps_its_id_and_rows_whichever_files_are_beside_it() -> None:
     files = [payload(logs(log(f"{n} a"), log("late", time=1), log(f"{n} b")), n) for n in range(1, 6)]
     together = decode(Signal.LOGS, files, ORGANIZATION, LIMITS)
     alone = [decode(Signal.LOGS, [file], ORGANIZATION, LIMITS).table.drop_columns(["_file"]) for file in files]
-    rows = [row for table in alone for row in table.to_pylist()]
-    assert together.table.drop_columns(["_file"]).to_pylist() == rows
+    rows = [row for table in alone for row in spread(table).to_pylist()]
+    assert spread(together.table.drop_columns(["_file"])).to_pylist() == rows
     assert column(together, "chq_id")[:2] == [f"{1:024x}-00000000", f"{1:024x}-00000002"]
     assert len(set(column(together, "chq_id"))) == len(rows)
 

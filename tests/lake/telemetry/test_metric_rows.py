@@ -6,6 +6,7 @@ import math
 from random import Random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from bench.plain_loop import sketches as plain
 from bench.plain_loop.metrics import merged_rows
 from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.segments.shared import shared, spread
 from lakerunner_dagster.lake.telemetry.metric_rows import DERIVED, PERCENTILES, merge_rows
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -290,6 +292,16 @@ def test_up_down_counters_aggregate_though_they_are_cumulative() -> None:
 def test_delta_and_cumulative_rows_of_one_series_stay_apart() -> None:
     rows = [point(1, kind="count", temporality="delta", monotonic=True), cumulative(5, at=1)]
     assert merge_rows(table_of(rows)).num_rows == 2
+
+
+@pytest.mark.parametrize("texts", [["x", "x", "z"], ["y", "x", "z"], [None, "x", "z"]])
+def test_rows_of_several_parents_merge_as_their_texts_do(texts: list[str | None]) -> None:
+    """Rows of one series may be of several resources; only where ids collide may these differ in a column."""
+    rows = table_of([point(1, at=1), point(2, at=2), point(3, at=3), {**point(4), "chq_tid": 2}])
+    texts_of_parents = pa.array(texts, pa.string()).dictionary_encode()
+    sharing = rows.append_column("attr", shared(np.array([0, 1, 0, 2]), {"attr_k": texts_of_parents}))
+    apart = rows.append_column("attr_k", pa.array([texts[parent] for parent in (0, 1, 0, 2)], pa.string()))
+    assert rows_of(spread(merge_rows(sharing))) == rows_of(merge_rows(apart))
 
 
 def test_what_rounding_takes_from_a_sum_is_carried_along() -> None:

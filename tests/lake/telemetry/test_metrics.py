@@ -25,6 +25,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from bench.plain_loop import decode_rows
 from bench.plain_loop.metrics import merged_rows
 from lakerunner_dagster.lake.segments.columns import FIXED_COLUMNS
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import decode
@@ -83,9 +84,9 @@ def assert_decoded_and_merged_as_by_the_plain_loop(raw: RawPayload, limits: Limi
     assert decoded.records_read == (len(rows) + rejected.total(),)
     table = decoded.table.drop_columns(["_file"])
     table.validate(full=True)
-    assert without_nulls(table.to_pylist()) == without_nulls(sorted(rows, key=kind_of))
+    assert without_nulls(spread(table).to_pylist()) == without_nulls(sorted(rows, key=kind_of))
 
-    merged = merge_rows(table)
+    merged = spread(merge_rows(table))
     merged.validate(full=True)
     expected = merged_rows(whole(rows))
     assert in_some_order(without_nulls(merged.to_pylist())) == in_some_order(without_nulls(expected))
@@ -146,7 +147,8 @@ def gauge(name: str = "m", value: float = 1.0, time_ns: int = LATEST_NS, **attri
 
 
 def rows_of(data: bytes) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = decode(Signal.METRICS, [payload(data)], ORGANIZATION, Limits()).table.to_pylist()
+    table = decode(Signal.METRICS, [payload(data)], ORGANIZATION, Limits()).table
+    rows: list[dict[str, Any]] = spread(table).to_pylist()
     return rows
 
 
@@ -237,7 +239,7 @@ def test_a_cumulative_point_keeps_its_start_and_others_have_none() -> None:
 def test_the_columns_of_a_merged_row_are_those_of_a_segment() -> None:
     table = decode(Signal.METRICS, [payload(request_of(gauge(color="red")))], ORGANIZATION, Limits()).table
     assert not set(table.column_names) & set(DERIVED)
-    merged = merge_rows(table.drop_columns(["_file"]))
+    merged = spread(merge_rows(table.drop_columns(["_file"])))
     assert {*FIXED_COLUMNS[Signal.METRICS].names, "attr_color", "chq_overflow"} == set(merged.column_names)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bench.plain_loop import decode_rows
 from lakerunner_dagster.lake.segments.columns import FIXED_COLUMNS
+from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import decode
@@ -48,7 +49,7 @@ def assert_decoded_as_by_the_plain_loop(signal: Signal, raw: RawPayload, limits:
         assert decoded.table.num_rows == decoded.records_read[0] == 0
         return
     assert not decoded.failures
-    table = decoded.table.drop_columns(["_file"])
+    table = spread(decoded.table.drop_columns(["_file"]))
     assert [without_nulls(row) for row in table.to_pylist()] == [without_nulls(row) for row in rows]
     assert decoded.rejected == (rejected,)
     assert decoded.records_read == (len(rows) + rejected.total(),)
