@@ -67,13 +67,15 @@ def _codes(column: pa.Array) -> tuple[NDArray[np.uint64], int]:
         low, high = extremes["min"] or 0, extremes["max"] or 0
         if (null := high - low + 1) < _NARROW:
             return pc.subtract(column, low).fill_null(null).to_numpy().astype(np.uint64), null + 1
+        if not column.null_count:
+            return _dense(column.to_numpy())
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     ranks = pc.rank(encoded.dictionary, tiebreaker="dense").cast(pa.int64())
     null = len(ranks) + 1
     return ranks.take(encoded.indices).fill_null(null).to_numpy().astype(np.uint64), null + 1
 
 
-def _dense(codes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int]:
+def _dense(codes: NDArray[np.integer]) -> tuple[NDArray[np.uint64], int]:
     """The same order in as few integers as there are different codes."""
     distinct, dense = np.unique(codes, return_inverse=True)
     return dense.astype(np.uint64), max(len(distinct), 1)

@@ -115,6 +115,8 @@ def _encoded(column: pa.Array) -> pa.Array:
 
 def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
     """The same values over a dictionary of just those, each once, in the order of their first use."""
+    if len(column.dictionary) == 1 and column.null_count < len(column):
+        return column
     used = column.indices.unique().drop_null()
     values = column.dictionary.take(used).dictionary_encode()
     places = np.zeros(len(column.dictionary), np.int32)

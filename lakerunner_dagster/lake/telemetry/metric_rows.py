@@ -311,6 +311,7 @@ def _completed(table: pa.Table, sketches: SketchColumn) -> pa.Table:
     values = quantiles(taken(sketches.pool, np.flatnonzero(used)))
     rows = (np.cumsum(used) - 1)[sketches.codes]
     for name, column in zip(PERCENTILES, values.T, strict=True):
-        clamped = np.fmin(np.fmax(column[rows], lows), highs)
-        table = table.append_column(name, nullable(np.where(np.isnan(column[rows]), np.nan, clamped)))
+        found = column[rows]
+        clamped = np.fmin(np.fmax(found, lows), highs)
+        table = table.append_column(name, nullable(np.where(np.isnan(found), np.nan, clamped)))
     return table

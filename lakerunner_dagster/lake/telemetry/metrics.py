@@ -162,12 +162,12 @@ def _series_ids(batch: _Batch) -> Ids:
     names = _normalised_names(batch.metrics)
     wanted, place = np.unique(points.metric * kinds + points.kind, return_inverse=True)
     types = pa.array(METRIC_TYPES).take(pa.array(wanted % kinds))
-    named = named_series(types, names.take(pa.array(wanted // kinds)))
+    named = named_series(types, names.take(pa.array(wanted // kinds))).dictionary_encode()  # each file has them anew
     return series_ids(
         batch.own,
         batch.own_of,
-        named=named,
-        name_of=place,
+        named=named.dictionary,
+        name_of=named.indices.to_numpy()[place],
         resources=batch.parents.resources,
         resource_of=batch.resource,
     )
