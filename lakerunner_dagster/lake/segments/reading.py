@@ -128,6 +128,7 @@ class Reader:
                 metadata=self._source.metadata,
                 read_dictionary=self._coded(),
                 page_checksum_verification=True,
+                pre_buffer=False,
             )
             batches = file.iter_batches(rows, columns=self._read, use_threads=False)
         left = self.segment.record_count
