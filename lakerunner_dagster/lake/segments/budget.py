@@ -15,7 +15,7 @@ import pyarrow as pa
 from lakerunner_dagster.lake.errors import ContractBreach
 from lakerunner_dagster.lake.segments import parquet
 from lakerunner_dagster.lake.segments.interleave import Run, interleaved
-from lakerunner_dagster.lake.segments.reading import Opened, Reader, unusable
+from lakerunner_dagster.lake.segments.reading import PAGE_BYTES, Opened, Reader, unusable
 from lakerunner_dagster.lake.segments.union import Union
 
 LEAST_AHEAD = 1024
@@ -26,9 +26,6 @@ MOST_AHEAD = 16_384
 
 _SPILL_ROWS = 4096
 """Rows of a table that is read back from a file of rows already merged."""
-
-_PAGE_BYTES = 1 << 20
-"""Pages of a column without a dictionary are of this size: one of each is held while its file is read."""
 
 _CELL_BYTES = 8
 """Bytes of a value or a code, its share of the work of ordering included; texts that are not coded come on top."""
@@ -57,7 +54,7 @@ def stream_of(reader: Reader, source: Opened, union: Union) -> Stream:
     coded = {field.name for field in union.schema if pa.types.is_dictionary(field.type)}
     pages = texts = 0
     for name, facts in source.columns.items():
-        pages += facts.largest_bytes if name in coded else min(facts.largest_bytes, _PAGE_BYTES)
+        pages += facts.largest_bytes if name in coded or facts.by_groups else min(facts.largest_bytes, PAGE_BYTES)
         texts += facts.bytes if facts.is_bytes and name not in coded else 0
     rows = source.segment.record_count
     return Stream(

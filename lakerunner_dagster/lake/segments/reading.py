@@ -39,6 +39,10 @@ NEVER_NULL: Mapping[Signal, tuple[str, ...]] = MappingProxyType(
 """Columns by which rows are told apart, placed or counted."""
 
 
+PAGE_BYTES = 1 << 20
+"""A page of a column, other than its dictionary, is of about so many bytes: one is held while its file is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergeInput:
     """A published segment and a local file with the bytes of its object."""
@@ -58,6 +62,15 @@ class ColumnFacts:
     bytes: int
     largest_bytes: int
     is_bytes: bool
+
+    @property
+    def by_groups(self) -> bool:
+        """Whether it is read a row group at a time: its texts may be in a dictionary that is larger than a page.
+
+        A batch at a time, the dictionary would be in memory twice while its row group is read, and again with each
+        batch that is held of a column of codes.
+        """
+        return self.is_bytes and self.values_in_dictionaries > 0 and self.largest_bytes > PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +135,46 @@ class Reader:
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
         """All rows, at most so many at a time; SegmentUnusable where they are not what the index row says."""
-        with blamed_on(self.segment, "corrupt_data"):
-            file = pq.ParquetFile(
-                self._source.path,
-                metadata=self._source.metadata,
-                read_dictionary=self._coded(),
-                page_checksum_verification=True,
-                pre_buffer=False,
-            )
-            batches = file.iter_batches(rows, columns=self._read, use_threads=False)
+        tables = self._tables(rows)
         left = self.segment.record_count
         while left:
-            batch = self._checked(self._next(batches))
-            left -= batch.num_rows
+            table = self._checked(self._next(tables))
+            left -= table.num_rows
             if not left and self.records != self.segment.records:
                 raise unusable(
                     self.segment,
                     "other_records",
                     f"its rows stand for {self.records} records, its index row says {self.segment.records}",
                 )
-            yield batch
+            yield table
+
+    def _next(self, tables: Iterator[pa.Table]) -> pa.Table:
+        with blamed_on(self.segment, "corrupt_data"):
+            table = next(tables, None)
+        if table is None:
+            raise unusable(self.segment, "corrupt_data", "it has fewer rows than its footer says")
+        return table
+
+    def _tables(self, rows: int) -> Iterator[pa.Table]:
+        """The columns as they are in the file, at most so many rows at a time, of one row group each."""
+        by_groups = [name for name in self._read if self._source.columns[name].by_groups]
+        by_batches = [name for name in self._read if name not in by_groups]
+        file = pq.ParquetFile(
+            self._source.path,
+            metadata=self._source.metadata,
+            read_dictionary=[*self._coded(), *by_groups],
+            page_checksum_verification=True,
+            pre_buffer=False,  # else whole row groups are in memory
+        )
+        for group in range(file.num_row_groups):
+            texts = file.read_row_group(group, by_groups, use_threads=False)
+            begin = 0
+            for batch in file.iter_batches(rows, [group], by_batches, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                for name in by_groups:
+                    table = table.append_column(name, texts.column(name).slice(begin, batch.num_rows))
+                begin += batch.num_rows
+                yield table
 
     def _coded(self) -> list[str]:
         return [
@@ -151,13 +184,6 @@ class Reader:
             and field.name in self._read
             and self._source.columns[field.name].is_bytes
         ]
-
-    def _next(self, batches: Iterator[pa.RecordBatch]) -> pa.Table:
-        with blamed_on(self.segment, "corrupt_data"):
-            batch = next(batches, None)
-        if batch is None:
-            raise unusable(self.segment, "corrupt_data", "it has fewer rows than its footer says")
-        return pa.Table.from_batches([batch])
 
     def _checked(self, rows: pa.Table) -> pa.Table:
         with blamed_on(self.segment, "strange_columns"):
