@@ -118,7 +118,7 @@ class Outputs:
     def _write_group(self) -> Iterator[MergedSegment]:
         if self._file is None:
             self._file = _File(self._work, self._union, len(self._inputs), self._made, self._directory)
-        rows = self._group.encoded(self._union.written)
+        rows = self._group.encoded()
         if self._work.frequency_ms:
             self.added_count += added_count(rows)
         self._file.add(rows, self._group.records)
@@ -156,9 +156,8 @@ class _Group:
         self._bytes += int(sizes.sum())
         self.records += np.bincount(inputs, records, len(self.records)).astype(np.int64)  # exact below 2^53
 
-    def encoded(self, schema: pa.Schema) -> pa.Table:
-        coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-        return parquet.row_group(pa.concat_tables(self.tables), coded)
+    def encoded(self) -> pa.Table:
+        return parquet.row_group(pa.concat_tables(self.tables))
 
 
 class _File:
@@ -169,7 +168,7 @@ class _File:
         self._made = made
         self._path = directory / f"tbl_{work.segment_id}.parquet"
         self._sink = pa.OSFile(str(self._path), "wb")
-        self._writer = parquet.opened_writer(self._sink, union.written, union.repeating, made.level)
+        self._writer = parquet.opened_writer(self._sink, union.schema, union.repeating, made.level)
         self._contents = Contents(work.signal, work.frequency_ms)
         self._records = np.zeros(inputs, np.int64)
 

@@ -83,11 +83,11 @@ def opened_writer(sink: pa.NativeFile, schema: pa.Schema, repeating: Collection[
     )
 
 
-def row_group(rows: pa.Table, coded: Collection[str] = ()) -> pa.Table:
-    """Rows of a larger table with dictionaries of their own. ``coded``: columns that get one if they have none yet."""
+def row_group(rows: pa.Table) -> pa.Table:
+    """Rows of a larger table with dictionaries of their own."""
     return pa.table(
         {
-            name: _recoded(whole(column), encode=name in coded)
+            name: _compact(whole(column)) if pa.types.is_dictionary(column.type) else whole(column)
             for name, column in zip(rows.column_names, rows.columns, strict=True)
         }
     )
@@ -122,12 +122,6 @@ def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
     places = np.zeros(len(column.dictionary), np.int32)
     places[used] = values.indices
     return pa.DictionaryArray.from_arrays(pa.array(places).take(column.indices), values.dictionary, safe=False)
-
-
-def _recoded(column: pa.Array, *, encode: bool) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        return _compact(column)
-    return column.dictionary_encode() if encode else column
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:

@@ -30,21 +30,22 @@ PINNED: Mapping[Signal, frozenset[str]] = MappingProxyType(
 """Attribute columns that never go to the overflow."""
 
 _CODE_BYTES = 4
-"""A column of texts of so few bytes a row in its files is held as dictionary codes: the texts are few, or short."""
+"""A column of texts of so few bytes a row in its files is held and written as dictionary codes: the texts are few, or
+short. Others would make dictionaries of many MiB, which every merge to come would hold for each of its inputs; without
+one a column of log messages is hardly larger and is written in half the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """``schema``: the columns, in order, as rows hold them in memory; those of texts that are few as dictionary codes.
+    """``schema``: the columns, in order; those of texts that are few as dictionary codes.
 
-    ``repeating``: columns that are written with dictionaries, as they were in most of the rows read. ``written``: the
-    schema of files, whose repeating texts are dictionary codes. ``overflowing``: the attribute columns of some inputs
-    that have to go. ``original_keys``: of the others; where inputs differ, the first in sorted order.
+    ``repeating``: columns that are written with dictionaries: those of such texts, and the others that had one in most
+    of the rows read. ``overflowing``: the attribute columns of some inputs that have to go. ``original_keys``: of the
+    others; where inputs differ, the first in sorted order.
     """
 
     schema: pa.Schema
     repeating: frozenset[str]
-    written: pa.Schema
     overflowing: frozenset[str]
     original_keys: Mapping[str, str]
 
@@ -67,15 +68,17 @@ def union_of(inputs: Sequence[Opened], signal: Signal, most_columns: int) -> Uni
     attributes, overflowing = by_rank[:most_columns], frozenset(by_rank[most_columns:])
 
     plain = segment_schema(signal, attributes)
-    repeating = frozenset(name for name in plain.names if 2 * in_dictionaries[name] >= values[name])
     room = _CODE_BYTES * sum(opened.segment.record_count for opened in inputs)
-    few = frozenset(name for name in repeating if bytes_of[name] <= room)
-    if overflowing:
-        few -= {OVERFLOW}
+    repeating = frozenset(
+        field.name
+        for field in plain
+        if 2 * in_dictionaries[field.name] >= values[field.name]
+        and not (is_text(field.type) and bytes_of[field.name] > room)
+        and not (overflowing and field.name == OVERFLOW)
+    )
     return Union(
-        schema=_coded(plain, few),
+        schema=_coded(plain, repeating),
         repeating=repeating,
-        written=_coded(plain, repeating),
         overflowing=overflowing,
         original_keys=_original_keys(inputs, attributes),
     )
