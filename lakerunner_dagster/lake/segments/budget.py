@@ -24,6 +24,9 @@ LEAST_AHEAD = 1024
 MOST_AHEAD = 16_384
 """Rows held of each run where there is memory for more, unless runs are so few that a row group needs more."""
 
+AT_ONCE = 20_480
+"""Rows that are taken at once: enough that the many columns of a table cost no more than its rows."""
+
 _SPILL_ROWS = 4096
 """Rows of a table that is read back from a file of rows already merged."""
 
@@ -105,7 +108,7 @@ def _interleaved(
     useful = max(MOST_AHEAD, 2 * parquet.ROW_GROUP_ROWS // len(streams))
     ahead = max(LEAST_AHEAD, min(affordable, useful))
     runs = [Run(stream.tables(ahead), stream.rows, ahead, stream.unsorted) for stream in streams]
-    yield from interleaved(runs, keys, parquet.ROW_GROUP_ROWS, together=together)
+    yield from interleaved(runs, keys, AT_ONCE, together=together)
 
 
 def _spilled(

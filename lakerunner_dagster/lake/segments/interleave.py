@@ -1,18 +1,17 @@
 """Sorted runs of rows → one sorted stream, holding a bounded number of rows of each.
 
 What belongs here: which rows may go on, and in which order. What does not: where runs come from (``reading``), how many
-rows are held of each, and what becomes of the stream (``merge``).
+rows are held of each (``budget``), and what becomes of the stream (``merge``).
 
-Some rows are held of each run, and all that are held are put in order together. Those that precede the last row held of
-every run that goes on are final: no row to come can precede them. So rows are compared in one place alone, ``order``,
-and ties and NULLs are where a segment that is sorted at once has them.
+Some rows are held of each run. Those that precede the last row held of every run that goes on are final: no row to come
+can precede them. They alone are put in order, by ``order``, so that ties and NULLs are where a segment that is sorted at
+once has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import whole
-from lakerunner_dagster.lake.segments.order import TIE_BREAK, row_order, sort_codes
+from lakerunner_dagster.lake.segments.order import TIE_BREAK, RowKey, count_before, row_key, row_order, sort_codes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,27 +31,27 @@ if TYPE_CHECKING:
 class Run:
     """Sorted rows that come in tables, ``length`` of them in all; at least ``ahead`` are held, if there are as many.
 
-    ``unsorted()`` is what is raised where they turn out not to be sorted.
+    Rows held are picked, the first ones first, and later taken all at once. ``unsorted()`` is what is raised where rows
+    turn out not to be sorted.
     """
 
     def __init__(self, tables: Iterator[pa.Table], length: int, ahead: int, unsorted: Callable[[], Exception]) -> None:
         self.unsorted = unsorted
+        self.picked = 0
         self._tables = tables
         self._ahead = ahead
         self._to_come = length
         self._held: list[pa.Table] = []
+        self._unpicked = 0
 
     @property
     def ended(self) -> bool:
-        """Whether all its rows are held, or taken."""
+        """Whether all its rows are held, picked or taken."""
         return self._to_come == 0
 
     def __len__(self) -> int:
-        return sum(table.num_rows for table in self._held)
-
-    def held(self, names: Sequence[str]) -> pa.Table:
-        """The rows held, with these columns alone."""
-        return pa.concat_tables([table.select(names) for table in self._held])
+        """How many rows are held that are not picked."""
+        return self._unpicked
 
     def fill(self, more: int = 0) -> None:
         """Hold the rows that should be, or so many more than are."""
@@ -60,113 +59,125 @@ class Run:
         while len(self) < wanted and not self.ended:
             self._held.append(next(self._tables))
             self._to_come -= self._held[-1].num_rows
+            self._unpicked += self._held[-1].num_rows
 
-    def take(self, count: int) -> list[pa.Table]:
-        """So many of the rows held, the first, which are so no longer."""
+    def held(self, names: Sequence[str]) -> pa.Table:
+        """The rows held that are not picked, with these columns alone."""
+        return pa.concat_tables([table.select(names) for table in self._held]).slice(self.picked)
+
+    def held_before(self, key: RowKey | None, names: Sequence[str]) -> pa.Table:
+        """Those of them that come before a key, or all."""
+        held = self.held(names)
+        return held if key is None else held.slice(0, count_before(held, key, names))
+
+    def last_key(self, names: Sequence[str]) -> RowKey:
+        """The key of the last row held."""
+        return row_key(self._held[-1], self._held[-1].num_rows - 1, names)
+
+    def pick(self, count: int) -> None:
+        """Pick so many rows more."""
+        self.picked += count
+        self._unpicked -= count
+
+    def take(self) -> list[pa.Table]:
+        """The rows picked, which are held no longer."""
         taken: list[pa.Table] = []
-        while count:
+        while self.picked:
             table = self._held.pop(0)
-            if table.num_rows > count:
-                self._held.insert(0, table.slice(count))
-            taken.append(table.slice(0, count))
-            count -= taken[-1].num_rows
+            if table.num_rows > self.picked:
+                self._held.insert(0, table.slice(self.picked))
+            taken.append(table.slice(0, self.picked))
+            self.picked -= taken[-1].num_rows
         return taken
 
 
-def interleaved(runs: Sequence[Run], keys: Sequence[str], most: int, *, together: bool) -> Iterator[pa.Table]:
-    """The rows of all runs in the order of a segment sorted by ``keys``, in tables of ``most`` rows where so many can.
+def interleaved(runs: Sequence[Run], keys: Sequence[str], least: int, *, together: bool) -> Iterator[pa.Table]:
+    """The rows of all runs in the order of a segment sorted by ``keys``, in tables of at least so many, but the last.
 
-    ``together``: rows of equal keys are neither parted nor ordered among themselves: what merges them sees them all.
-    A run's rows must be in that order themselves (or, of ``together``, in the order of the keys): else its
-    ``unsorted`` is raised.
+    A table has fewer rows than ``least`` and all that are held. ``together``: rows of equal keys are neither parted nor
+    ordered among themselves: what merges them sees them all. A run's rows must be in that order themselves (or, of
+    ``together``, in the order of the keys): else its ``unsorted`` is raised.
     """
-    going = list(runs)
-    while going := [run for run in going if len(run) or not run.ended]:
-        for run in going:
-            run.fill()
-        window = _Window.of(going, keys, together=together)
-        if not window.final:
-            for run in window.blocking():
-                run.fill(more=len(run))
-        yield from window.tables(most)
+    picks: list[_Pick] = []
+    for pick in _picks(runs, keys, together=together):
+        picks.append(pick)
+        if sum(run.picked for run in runs) >= least:
+            yield _taken(runs, picks)
+            picks = []
+    if picks:
+        yield _taken(runs, picks)
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """The rows held of some runs: row ``order[i]`` is the i-th of them, ``codes`` sort as their keys do.
+class _Pick:
+    """The next rows: the i-th is row ``rows[i]`` of those picked of run ``owners[i]`` and not taken yet."""
 
-    Row r is of run ``owners[r]``. The first ``final`` of them are final. ``together``: see :func:`interleaved`.
-    """
-
-    runs: Sequence[Run]
     owners: Ints
-    codes: Codes
-    order: Ints
-    final: int
-    together: bool
-
-    @classmethod
-    def of(cls, runs: Sequence[Run], keys: Sequence[str], *, together: bool) -> _Window:
-        names = list(dict.fromkeys([*keys, *(() if together else TIE_BREAK)]))
-        rows = pa.concat_tables([run.held(names) for run in runs])
-        codes = sort_codes(rows, keys)
-        order = np.argsort(codes) if together else row_order(rows, keys, codes)
-        places = np.empty(len(order), np.int64)
-        places[order] = np.arange(len(order))
-        lengths = [len(run) for run in runs]
-        owners = np.repeat(np.arange(len(runs)), lengths)
-        _check_sorted(runs, owners, codes if together else places)
-        lasts = (np.cumsum(lengths) - 1)[[not run.ended for run in runs]]
-        final = int(places[lasts].min(initial=len(order)))
-        if together and final < len(order):
-            final = int(np.searchsorted(codes[order], codes[order[final]]))
-        return cls(runs, owners, codes, order, final, together)
-
-    def blocking(self) -> list[Run]:
-        """The runs that go on and of which all rows held may be of the first keys of all."""
-        lasts = np.cumsum([len(run) for run in self.runs]) - 1
-        first = self.codes[lasts] == self.codes[self.order[0]]
-        return [run for run, blocks in zip(self.runs, first, strict=True) if blocks and not run.ended]
-
-    def tables(self, most: int) -> Iterator[pa.Table]:
-        """The final rows, taken from their runs."""
-        unseen = np.cumsum([0, *(len(run) for run in self.runs[:-1])])  # of each run, the first row not taken yet
-        for begin, end in pairwise(self._cuts(most)):
-            rows = self.order[begin:end]
-            owners = self.owners[rows]
-            counts = np.bincount(owners, minlength=len(self.runs))
-            pieces = [piece for run, count in zip(self.runs, counts, strict=True) for piece in run.take(count)]
-            rows = rows + (np.cumsum(counts) - counts - unseen)[owners]
-            unseen += counts
-            yield _taken(pa.concat_tables(pieces), rows)
-
-    def _cuts(self, most: int) -> list[int]:
-        """Where to cut the final rows, both ends included."""
-        final = self.final
-        if not self.together:
-            if final > most and not all(run.ended for run in self.runs):
-                final -= final % most  # what is left comes with the next rows, so that tables are full
-            return [*range(0, final, most), final]
-        codes = self.codes[self.order[:final]]
-        ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True)) + 1  # of rows of equal keys
-        cuts = [0]
-        while cuts[-1] < final:
-            at = int(np.searchsorted(ends, cuts[-1] + most, side="right"))
-            cuts.append(int(ends[at - 1] if at and ends[at - 1] > cuts[-1] else ends[at]))
-        return cuts
+    rows: Ints
 
 
-def _taken(table: pa.Table, rows: Ints) -> pa.Table:
-    return pa.table(
-        {
-            name: pc.take(whole(column), rows, boundscheck=False)
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
-    )
+def _picks(runs: Sequence[Run], keys: Sequence[str], *, together: bool) -> Iterator[_Pick]:
+    names = list(dict.fromkeys([*keys, *(() if together else TIE_BREAK)]))
+    while going := [run for run in runs if len(run) or not run.ended]:
+        for run in going:
+            run.fill()
+        lasts = {run: run.last_key(names) for run in going if not run.ended}
+        frontier = min(lasts.values(), default=None)
+        final = {run: rows for run in going if (rows := run.held_before(frontier, names)).num_rows}
+        if final:
+            yield _pick(runs, final, keys, together=together)
+        else:
+            _go_beyond(frontier, [run for run, last in lasts.items() if last == frontier], names)
 
 
-def _check_sorted(runs: Sequence[Run], owners: Ints, places: Ints | Codes) -> None:
-    """``places``: numbers that must not fall from one row of a run to the next."""
-    falls = (places[1:] < places[:-1]) & (owners[1:] == owners[:-1])
+def _pick(runs: Sequence[Run], final: Mapping[Run, pa.Table], keys: Sequence[str], *, together: bool) -> _Pick:
+    """The first rows of some runs, in order."""
+    table = pa.concat_tables(final.values())
+    owners = np.repeat([runs.index(run) for run in final], [rows.num_rows for rows in final.values()])
+    rows = np.concatenate([np.arange(run.picked, run.picked + rows.num_rows) for run, rows in final.items()])
+    codes = sort_codes(table, keys)
+    order = np.argsort(codes) if together else row_order(table, keys, codes)
+    _check_sorted(runs, owners, codes if together else _places(order))
+    for run, picked in final.items():
+        run.pick(picked.num_rows)
+    return _Pick(owners[order], rows[order])
+
+
+def _go_beyond(frontier: RowKey | None, runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Hold twice as many rows of runs whose rows held all have one key, the first of all."""
+    for run in runs:
+        if row_key(run.held(names), 0, names) != frontier:
+            raise run.unsorted()
+        run.fill(more=len(run))
+
+
+def _check_sorted(runs: Sequence[Run], owners: Ints, numbers: Ints | Codes) -> None:
+    """``numbers`` must not fall from one row of a run to the next; ``owners``: the run of each row.
+
+    That no row falls behind one picked earlier is known: the last key held then was found to lie between them.
+    """
+    falls = (numbers[1:] < numbers[:-1]) & (owners[1:] == owners[:-1])
     if falls.any():
         raise runs[owners[1:][falls][0]].unsorted()
+
+
+def _places(order: Ints) -> Ints:
+    """Where each row comes in an order."""
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def _taken(runs: Sequence[Run], picks: Sequence[_Pick]) -> pa.Table:
+    """The rows picked, taken from their runs."""
+    counts = [run.picked for run in runs]
+    owners = np.concatenate([pick.owners for pick in picks])
+    rows = np.concatenate([pick.rows for pick in picks]) + np.cumsum([0, *counts[:-1]])[owners]
+    table = pa.concat_tables([piece for run in runs for piece in run.take()])
+    return pa.table([_chosen(column, rows) for column in table.columns], table.schema)
+
+
+def _chosen(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
+    if column.null_count == len(column):  # as most columns of a wide table, in any one place of it
+        return pa.nulls(len(rows), column.type)
+    return pc.take(whole(column), rows, boundscheck=False)

@@ -9,7 +9,8 @@ What belongs here: computing the permutation. What does not: which keys (``signa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+RowKey: TypeAlias = tuple[tuple[bool, Any], ...]
+"""What compares as rows do by some columns: of each, whether it is NULL, and the value; texts as UTF-8."""
 
 TIE_BREAK = ("chq_tsns", "chq_id")
 """Columns that follow the sort keys where rows are records, each with its id."""
@@ -58,6 +62,32 @@ def sort_codes(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:
         key = key * np.uint64(count) + codes
         space *= count
     return key
+
+
+def row_key(table: pa.Table, row: int, names: Sequence[str]) -> RowKey:
+    """The key of one row by these columns."""
+    return tuple(_comparable(table.column(name)[row]) for name in names)
+
+
+def count_before(table: pa.Table, key: RowKey, names: Sequence[str]) -> int:
+    """How many rows of a table that is sorted by these columns come before a key of them."""
+    columns = [table.column(name) for name in names]
+
+    def before(row: int) -> bool:
+        for column, other in zip(columns, key, strict=True):
+            own = _comparable(column[row])
+            if own != other:
+                return own < other
+        return False
+
+    return bisect_left(range(table.num_rows), True, key=lambda row: not before(row))
+
+
+def _comparable(cell: pa.Scalar) -> tuple[bool, Any]:
+    held = cell.value if isinstance(cell, pa.DictionaryScalar) else cell
+    if not held.is_valid:
+        return True, None
+    return False, held.as_buffer().to_pybytes() if isinstance(held, pa.StringScalar) else held.as_py()
 
 
 def _codes(column: pa.Array) -> tuple[NDArray[np.uint64], int]:
