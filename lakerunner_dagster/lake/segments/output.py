@@ -10,6 +10,7 @@ reaches the size aimed at.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ class Outputs:
 
     def finish(self) -> Iterator[MergedSegment]:
         """Write what is left."""
-        if self._group.tables:
+        if self._group.rows:
             yield from self._write_group()
         if self._file is not None:
             yield self._finished(self._file)
@@ -134,30 +135,34 @@ class Outputs:
 
 
 class _Group:
-    """A row group that fills. ``records``: by input, the records that its rows stand for."""
+    """A row group that fills. ``rows``: how many it has; ``records``: by input, those that they stand for."""
 
     def __init__(self, inputs: int) -> None:
-        self.tables: list[pa.Table] = []
+        self.rows = 0
         self.records = np.zeros(inputs, np.int64)
-        self._rows = self._bytes = 0
+        self._bytes = 0
+        self._chunks: defaultdict[str, list[pa.Array]] = defaultdict(list)
 
     @property
     def full(self) -> bool:
-        return self._rows >= parquet.ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES
+        return self.rows >= parquet.ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES
 
     def room(self, sizes: Ints) -> int:
         """How many of the rows to come, of these sizes, still belong to it."""
         by_bytes = int(np.searchsorted(np.cumsum(sizes), ROW_GROUP_BYTES - self._bytes)) + 1
-        return min(by_bytes, parquet.ROW_GROUP_ROWS - self._rows, len(sizes))
+        return min(by_bytes, parquet.ROW_GROUP_ROWS - self.rows, len(sizes))
 
     def add(self, rows: pa.Table, sizes: Ints, inputs: Ints, records: Ints) -> None:
-        self.tables.append(rows)
-        self._rows += rows.num_rows
+        for name, column in zip(rows.column_names, rows.columns, strict=True):
+            self._chunks[name].extend(column.chunks)
+        self.rows += rows.num_rows
         self._bytes += int(sizes.sum())
         self.records += np.bincount(inputs, records, len(self.records)).astype(np.int64)  # exact below 2^53
 
     def encoded(self) -> pa.Table:
-        return parquet.row_group(pa.concat_tables(self.tables))
+        """All its rows, once: column by column they are let go, so that they are not in memory twice."""
+        names = list(self._chunks)
+        return pa.table({name: parquet.of_row_group(pa.chunked_array(self._chunks.pop(name))) for name in names})
 
 
 class _File:

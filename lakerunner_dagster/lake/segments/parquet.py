@@ -53,8 +53,7 @@ def write(table: pa.Table, metadata: Mapping[str, str], level: int = INGEST_LEVE
     repeating = [name for name in table.column_names if _repeats(table.column(name))]
     with opened_writer(stream, table.schema, repeating, level) as writer:
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
-            rows = table if table.num_rows <= ROW_GROUP_ROWS else row_group(table.slice(start, ROW_GROUP_ROWS))
-            writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+            writer.write_table(_row_group(table, start), row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata(dict(metadata))
     return stream.getvalue()
 
@@ -83,14 +82,9 @@ def opened_writer(sink: pa.NativeFile, schema: pa.Schema, repeating: Collection[
     )
 
 
-def row_group(rows: pa.Table) -> pa.Table:
-    """Rows of a larger table with dictionaries of their own."""
-    return pa.table(
-        {
-            name: _compact(whole(column)) if pa.types.is_dictionary(column.type) else whole(column)
-            for name, column in zip(rows.column_names, rows.columns, strict=True)
-        }
-    )
+def of_row_group(column: pa.ChunkedArray) -> pa.Array:
+    """The column of some rows of a larger table as one array; a dictionary is that of these rows alone."""
+    return _compact(whole(column)) if pa.types.is_dictionary(column.type) else whole(column)
 
 
 def distinct(column: pa.ChunkedArray) -> pa.Array:
@@ -104,6 +98,14 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether values of the type are strings or bytes, dictionary-encoded or not."""
     held = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(held) or pa.types.is_binary(held))
+
+
+def _row_group(table: pa.Table, start: int) -> pa.Table:
+    """The rows from ``start`` on that go into one row group."""
+    if table.num_rows <= ROW_GROUP_ROWS:
+        return table
+    rows = table.slice(start, ROW_GROUP_ROWS)
+    return pa.table(dict(zip(rows.column_names, map(of_row_group, rows.columns), strict=True)))
 
 
 def _encoded(column: pa.Array) -> pa.Array:
