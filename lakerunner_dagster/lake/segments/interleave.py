@@ -4,14 +4,15 @@ What belongs here: which rows may go on, and in which order. What does not: wher
 rows are held of each (``budget``), and what becomes of the stream (``merge``).
 
 Some rows are held of each run. Those that precede the last row held of every run that goes on are final: no row to come
-can precede them. They alone are put in order, by ``order``, so that ties and NULLs are where a segment that is sorted at
-once has them.
+can precede them. They alone are put in order, by ``order``, so that ties and NULLs are where a segment that is sorted
+at once has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,8 @@ class Run:
             self._held.append(next(self._tables))
             self._to_come -= self._held[-1].num_rows
             self._unpicked += self._held[-1].num_rows
+        if self.ended:
+            self._tables = iter(())  # and what reading them took is let go
 
     def held(self, names: Sequence[str]) -> pa.Table:
         """The rows held that are not picked, with these columns alone."""
@@ -91,17 +94,17 @@ class Run:
         return taken
 
 
-def interleaved(runs: Sequence[Run], keys: Sequence[str], least: int, *, together: bool) -> Iterator[pa.Table]:
-    """The rows of all runs in the order of a segment sorted by ``keys``, in tables of at least so many, but the last.
+def interleaved(runs: Sequence[Run], keys: Sequence[str], most: int, *, together: bool) -> Iterator[pa.Table]:
+    """The rows of all runs in the order of a segment sorted by ``keys``, in tables of ``most`` rows to twice as many.
 
-    A table has fewer rows than ``least`` and all that are held. ``together``: rows of equal keys are neither parted nor
-    ordered among themselves: what merges them sees them all. A run's rows must be in that order themselves (or, of
-    ``together``, in the order of the keys): else its ``unsorted`` is raised.
+    ``together``: rows of equal keys are neither parted (even if they are more) nor ordered among themselves: what
+    merges them sees them all. A run's rows must be in that order themselves (or, of ``together``, in the order of the
+    keys): else its ``unsorted`` is raised.
     """
     picks: list[_Pick] = []
-    for pick in _picks(runs, keys, together=together):
+    for pick in _picks(runs, keys, most, together=together):
         picks.append(pick)
-        if sum(run.picked for run in runs) >= least:
+        if sum(run.picked for run in runs) >= most:
             yield _taken(runs, picks)
             picks = []
     if picks:
@@ -116,31 +119,52 @@ class _Pick:
     rows: Ints
 
 
-def _picks(runs: Sequence[Run], keys: Sequence[str], *, together: bool) -> Iterator[_Pick]:
+def _picks(runs: Sequence[Run], keys: Sequence[str], most: int, *, together: bool) -> Iterator[_Pick]:
     names = list(dict.fromkeys([*keys, *(() if together else TIE_BREAK)]))
     while going := [run for run in runs if len(run) or not run.ended]:
         for run in going:
             run.fill()
         lasts = {run: run.last_key(names) for run in going if not run.ended}
         frontier = min(lasts.values(), default=None)
-        final = {run: rows for run in going if (rows := run.held_before(frontier, names)).num_rows}
-        if final:
-            yield _pick(runs, final, keys, together=together)
+        final = [run.held_before(frontier, names) if run in going else None for run in runs]
+        if any(final):
+            yield from _in_order(runs, final, keys, most, together=together)
         else:
             _go_beyond(frontier, [run for run, last in lasts.items() if last == frontier], names)
 
 
-def _pick(runs: Sequence[Run], final: Mapping[Run, pa.Table], keys: Sequence[str], *, together: bool) -> _Pick:
-    """The first rows of some runs, in order."""
-    table = pa.concat_tables(final.values())
-    owners = np.repeat([runs.index(run) for run in final], [rows.num_rows for rows in final.values()])
-    rows = np.concatenate([np.arange(run.picked, run.picked + rows.num_rows) for run, rows in final.items()])
+def _in_order(
+    runs: Sequence[Run], final: Sequence[pa.Table | None], keys: Sequence[str], most: int, *, together: bool
+) -> Iterator[_Pick]:
+    """The first rows of each run, ``final``, in order; at most so many at once where they can be parted."""
+    counts = [rows.num_rows if rows else 0 for rows in final]
+    table = pa.concat_tables(rows for rows in final if rows)
+    owners = np.repeat(np.arange(len(runs)), counts)
     codes = sort_codes(table, keys)
     order = np.argsort(codes) if together else row_order(table, keys, codes)
     _check_sorted(runs, owners, codes if together else _places(order))
-    for run, picked in final.items():
-        run.pick(picked.num_rows)
-    return _Pick(owners[order], rows[order])
+    unpicked = np.cumsum([0, *counts[:-1]])  # of each run, the first row of the table that is not picked yet
+    for begin, end in pairwise(_cuts(codes[order], most, together=together)):
+        rows = order[begin:end]
+        shares = np.bincount(owners[rows], minlength=len(runs))
+        moved = np.array([run.picked for run in runs], np.int64) - unpicked
+        pick = _Pick(owners[rows], rows + moved[owners[rows]])
+        for run, share in zip(runs, shares.tolist(), strict=True):
+            run.pick(share)
+        yield pick
+        unpicked += shares
+
+
+def _cuts(codes: Codes, most: int, *, together: bool) -> list[int]:
+    """Where to cut rows with these sorted codes, both ends included; ``together``: not between equal ones."""
+    if not together:
+        return [*range(0, len(codes), most), len(codes)]
+    ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True)) + 1
+    cuts = [0]
+    while cuts[-1] < len(codes):
+        at = int(np.searchsorted(ends, cuts[-1] + most, side="right"))
+        cuts.append(int(ends[at - 1] if at and ends[at - 1] > cuts[-1] else ends[at]))
+    return cuts
 
 
 def _go_beyond(frontier: RowKey | None, runs: Sequence[Run], names: Sequence[str]) -> None:
