@@ -135,20 +135,6 @@ def segment_schema(signal: Signal, attributes: Collection[str]) -> pa.Schema:
     return pa.schema([*FIXED_COLUMNS[signal], *((name, pa.string()) for name in (*sorted_names, OVERFLOW))])
 
 
-def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with exactly the columns of a schema, each whole, in its order and of its types; NULL where absent.
-
-    Strings may be dictionary-encoded, before and after.
-
-    :raises ContractBreach: for values that do not fit their type.
-    """
-    given = dict(zip(table.column_names, table.columns, strict=True))
-    absent = pa.nulls(table.num_rows)
-    return pa.table(
-        {field.name: _typed(whole(given[field.name]) if field.name in given else absent, field) for field in schema}
-    )
-
-
 def conform(table: pa.Table, signal: Signal) -> pa.Table:
     """The rows with exactly the columns of a segment, in the order of the spec.
 
@@ -157,13 +143,19 @@ def conform(table: pa.Table, signal: Signal) -> pa.Table:
 
     :raises ContractBreach: for a column that no segment has, or one whose values do not fit its type.
     """
-    attributes = attributes_among(table.column_names, signal)
-    rows = fit(table, segment_schema(signal, attributes))
-    return rows.drop_columns([name for name in attributes if rows.column(name).null_count == rows.num_rows])
+    given = dict(zip(table.column_names, map(whole, table.columns), strict=True))
+    attributes = attributes_among(given, signal)
+    absent = pa.nulls(table.num_rows)
+    columns = {field.name: typed(given.get(field.name, absent), field) for field in segment_schema(signal, attributes)}
+    empty = {name for name in attributes if columns[name].null_count == table.num_rows}
+    return pa.table({name: column for name, column in columns.items() if name not in empty})
 
 
-def _typed(column: pa.Array, field: pa.Field) -> pa.Array:
-    """The column as one of the field's type, or of dictionary codes into that type."""
+def typed(column: pa.Array, field: pa.Field) -> pa.Array:
+    """The column as one of the field's type, or of dictionary codes into that type.
+
+    :raises ContractBreach: for values that do not fit it.
+    """
     if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
         column = column.dictionary_decode()  # a code that means NULL would pass for a value wherever NULLs are counted
     held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

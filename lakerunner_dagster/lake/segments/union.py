@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lakerunner_dagster.lake.segments.columns import OVERFLOW, fit, segment_schema
+from lakerunner_dagster.lake.segments.columns import OVERFLOW, segment_schema, typed, whole
 from lakerunner_dagster.lake.segments.parquet import is_text
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.metrics import RESOURCE_COLUMNS
@@ -85,20 +85,27 @@ def union_of(inputs: Sequence[Opened], signal: Signal, most_columns: int) -> Uni
 
 
 def in_form(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows as the schema has them: see ``columns.fit``; texts as dictionary codes or not as it says.
+    """The rows with exactly the columns of a schema, each whole; NULL where absent.
 
     :raises ContractBreach: for values that do not fit their type.
     """
-    fitted = fit(rows, pa.schema([(field.name, _value_type(field.type)) for field in schema]))
-    columns = []
-    for column, field in zip(fitted.columns, schema, strict=True):
-        if pa.types.is_dictionary(field.type) == pa.types.is_dictionary(column.type):
-            columns.append(column)
-        elif pa.types.is_dictionary(field.type):
-            columns.append(column.dictionary_encode())
-        else:
-            columns.append(column.cast(field.type))
+    absent = {kind: pa.nulls(rows.num_rows, kind) for kind in set(schema.types)}
+    given = dict(zip(rows.column_names, rows.columns, strict=True))
+    columns = [
+        _formed(whole(given[field.name]), field) if field.name in given else absent[field.type] for field in schema
+    ]
     return pa.table(columns, schema=schema)
+
+
+def _formed(column: pa.Array, field: pa.Field) -> pa.Array:
+    """The column in the type of the field, as dictionary codes or not as the field has it."""
+    if column.type == field.type and not pa.types.is_dictionary(field.type):
+        return column
+    if not pa.types.is_dictionary(field.type):
+        column = typed(column, field)
+        return column.cast(field.type) if pa.types.is_dictionary(column.type) else column
+    column = typed(column, pa.field(field.name, field.type.value_type))
+    return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
 
 
 def _original_keys(inputs: Sequence[Opened], attributes: Collection[str]) -> Mapping[str, str]:
@@ -119,7 +126,3 @@ def _coded(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
             for field in schema
         ]
     )
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
