@@ -15,10 +15,10 @@ import pyarrow as pa
 from lakerunner_dagster.lake.errors import ContractBreach
 from lakerunner_dagster.lake.segments import parquet
 from lakerunner_dagster.lake.segments.interleave import Run, interleaved
-from lakerunner_dagster.lake.segments.reading import PAGE_BYTES, Opened, Reader, unusable
+from lakerunner_dagster.lake.segments.reading import PAGE_BYTES, ColumnFacts, Opened, Reader, unusable
 from lakerunner_dagster.lake.segments.union import Union
 
-LEAST_AHEAD = 1024
+LEAST_AHEAD = 512
 """Rows that are held of each run even where memory is short: with fewer, every batch costs more than its rows do."""
 
 MOST_AHEAD = 16_384
@@ -33,6 +33,8 @@ _SPILL_ROWS = 4096
 _CELL_BYTES = 8
 """Bytes of a value or a code, its share of the work of ordering included; texts that are not coded come on top."""
 
+_CODE_BYTES = 4
+
 _COPIES = 3
 """A run holds up to twice the rows that it should, and some are being copied into their order."""
 
@@ -41,12 +43,12 @@ _COPIES = 3
 class Stream:
     """Sorted rows that can be read once.
 
-    ``tables(rows)``: at most so many at a time. ``page_bytes``: what is held while they are read, besides them;
+    ``tables(rows)``: at most so many at a time. ``fixed_bytes``: what is held while they are read, besides them;
     ``row_bytes``: of a row held. ``unsorted()``: the error where they are not sorted.
     """
 
     rows: int
-    page_bytes: int
+    fixed_bytes: int
     row_bytes: float
     tables: Callable[[int], Iterator[pa.Table]]
     unsorted: Callable[[], Exception]
@@ -55,18 +57,26 @@ class Stream:
 def stream_of(reader: Reader, source: Opened, union: Union) -> Stream:
     """An input as a stream."""
     coded = {field.name for field in union.schema if pa.types.is_dictionary(field.type)}
-    pages = texts = 0
-    for name, facts in source.columns.items():
-        pages += facts.largest_bytes if name in coded or facts.by_groups else min(facts.largest_bytes, PAGE_BYTES)
-        texts += facts.bytes if facts.is_bytes and name not in coded else 0
     rows = source.segment.record_count
+    texts = sum(facts.bytes for name, facts in source.columns.items() if facts.is_bytes and name not in coded)
     return Stream(
         rows=rows,
-        page_bytes=pages,
+        fixed_bytes=sum(_fixed_bytes(facts, rows) for facts in source.columns.values()),
         row_bytes=_CELL_BYTES * len(union.schema) + texts / max(rows, 1),
         tables=reader.batches,
         unsorted=lambda: unusable(source.segment, "unsorted", "its rows are not in the order of its signal"),
     )
+
+
+def _fixed_bytes(facts: ColumnFacts, rows: int) -> int:
+    """What is held of a column while its file is read: the codes and texts of a row group, or the page as it is in the
+    file and its dictionary, which Arrow has twice: as it is in the file and as texts.
+    """
+    if facts.by_groups:
+        return facts.largest_bytes + _CODE_BYTES * min(rows, parquet.ROW_GROUP_ROWS)
+    if facts.in_dictionaries:
+        return 2 * facts.largest_bytes
+    return min(facts.largest_bytes, PAGE_BYTES)
 
 
 def merged_streams(
@@ -91,7 +101,7 @@ def _groups(streams: Sequence[Stream], memory_bytes: int) -> list[list[Stream]]:
     groups: list[list[Stream]] = []
     left = 0.0
     for stream in streams:
-        needed = stream.page_bytes + _COPIES * LEAST_AHEAD * stream.row_bytes
+        needed = stream.fixed_bytes + _COPIES * LEAST_AHEAD * stream.row_bytes
         if not groups or (needed > left and len(groups[-1]) > 1):
             groups.append([])
             left = memory_bytes
@@ -103,7 +113,7 @@ def _groups(streams: Sequence[Stream], memory_bytes: int) -> list[list[Stream]]:
 def _interleaved(
     streams: Sequence[Stream], keys: Sequence[str], *, together: bool, memory_bytes: int
 ) -> Iterator[pa.Table]:
-    free = memory_bytes - sum(stream.page_bytes for stream in streams)
+    free = memory_bytes - sum(stream.fixed_bytes for stream in streams)
     affordable = int(free / (_COPIES * sum(stream.row_bytes for stream in streams)))
     useful = max(MOST_AHEAD, 2 * parquet.ROW_GROUP_ROWS // len(streams))
     ahead = max(LEAST_AHEAD, min(affordable, useful))
@@ -127,7 +137,7 @@ def _spilled(
     rows = sum(stream.rows for stream in streams)
     return Stream(
         rows=rows,
-        page_bytes=0,
+        fixed_bytes=0,
         row_bytes=sum(stream.rows * stream.row_bytes for stream in streams) / rows,
         tables=lambda _: _read_back(path),
         unsorted=lambda: ContractBreach("Rows merged in an earlier pass are not sorted: a fault of the merge."),

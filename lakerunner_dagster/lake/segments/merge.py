@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MERGE_MEMORY", "MergeInput", "MergedSegment", "merge"]
 
-MERGE_MEMORY = 512 * MiB
+MERGE_MEMORY = 640 * MiB
 """Bytes of rows and pages that are held at once by default: with it a process stays below 1.5 GB."""
 
 MOST_COLUMNS: int = Limits.model_fields["columns"].default

@@ -64,13 +64,18 @@ class ColumnFacts:
     is_bytes: bool
 
     @property
+    def in_dictionaries(self) -> bool:
+        """Whether it has texts in dictionaries, somewhere."""
+        return self.is_bytes and self.values_in_dictionaries > 0
+
+    @property
     def by_groups(self) -> bool:
         """Whether it is read a row group at a time: its texts may be in a dictionary that is larger than a page.
 
         A batch at a time, the dictionary would be in memory twice while its row group is read, and again with each
         batch that is held of a column of codes.
         """
-        return self.is_bytes and self.values_in_dictionaries > 0 and self.largest_bytes > PAGE_BYTES
+        return self.in_dictionaries and self.largest_bytes > PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
