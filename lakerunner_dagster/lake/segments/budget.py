@@ -34,6 +34,7 @@ _CELL_BYTES = 8
 """Bytes of a value or a code, its share of the work of ordering included; texts that are not coded come on top."""
 
 _CODE_BYTES = 4
+"""A dictionary code."""
 
 _COPIES = 3
 """A run holds up to twice the rows that it should, and some are being copied into their order."""
