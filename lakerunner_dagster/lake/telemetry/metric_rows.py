@@ -155,7 +155,8 @@ def is_latest(table: pa.Table) -> Bools:
 
 def doubles(table: pa.Table, name: str) -> Floats:
     """A column of doubles, NULL as NaN."""
-    values: Floats = table.column(name).fill_null(np.nan).to_numpy()
+    column = table.column(name)
+    values: Floats = (column.fill_null(np.nan) if column.null_count else column).to_numpy()
     return values
 
 
@@ -183,7 +184,7 @@ def _merged(table: pa.Table, sketches: SketchColumn, groups: _Groups) -> tuple[p
     """One row a group: its first, but for what merges in groups of several."""
     several = groups.of_several()
     shared = [name for name in table.column_names if is_shared(table.schema.field(name).type)]
-    if any(_differ(whole(table.column(name)).take(pa.array(several.rows)), several) for name in shared):
+    if any(_differ(whole(table.column(name)), several) for name in shared):
         table, shared = spread(table), []
     places = np.flatnonzero(groups.lengths() > 1)
     heads = groups.rows[groups.starts].astype(np.int32)  # Arrow takes by narrow numbers much faster
@@ -276,7 +277,7 @@ def _merged_sketches(
 
 def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: _Groups) -> pa.Array:
     """The text of each head row; the least one in a group of several that differ. ``places``: heads of the several."""
-    if not _differ(texts.take(pa.array(groups.rows)), groups):
+    if not _differ(texts, groups):
         return texts.take(pa.array(heads))
     encoded_texts = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
     by_rank = pc.sort_indices(encoded_texts.dictionary).to_numpy().astype(np.int64)
@@ -290,12 +291,16 @@ def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: 
     return pa.DictionaryArray.from_arrays(indices, encoded_texts.dictionary.take(pa.array(by_rank)))
 
 
-def _differ(grouped: pa.Array, groups: _Groups) -> bool:
-    """Whether the values of some group do; those of a shared column need not where its codes do."""
-    codes = _codes(grouped)
-    if (codes == np.repeat(codes[groups.starts], groups.lengths())).all():
+def _differ(values: pa.Array, groups: _Groups) -> bool:
+    """Whether those of some group do; those of a shared column need not where its codes do."""
+    if values.null_count == len(values) or len(groups.rows) == 0:
         return False
-    return not is_shared(grouped.type) or any(_differ(column, groups) for _, column in fields(grouped))
+    codes = _codes(values)[groups.rows]
+    changes = codes[1:] != codes[:-1]
+    changes[groups.starts[1:] - 1] = False
+    if not changes.any():
+        return False
+    return not is_shared(values.type) or any(_differ(column, groups) for _, column in fields(values))
 
 
 def _completed(table: pa.Table, sketches: SketchColumn) -> pa.Table:
