@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pyarrow as pa
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -42,7 +43,9 @@ def ingested(files: Sequence[bytes], directory: Path) -> list[MergeInput]:
         raw = RawPayload(number + 1, f"otel-raw/{number}", f"{number:024x}", HOUR + 24 * HOUR_MS, data)
         decoded = decode(Signal.METRICS, [raw], ORGANIZATION, Limits())
         hours = split_by_hour(decoded.table) if decoded.table.num_rows else []
-        segments += [built(Signal.METRICS, rows, str(number), decoded.original_keys) for _, _, rows in hours]
+        segments += [
+            built(Signal.METRICS, rows, f"{number}-{crc32(data)}", decoded.original_keys) for _, _, rows in hours
+        ]
     return stored(segments, directory)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
@@ -44,6 +44,15 @@ def distributed(
 ) -> Metric:
     """An explicit histogram."""
     return Metric(name=name, histogram=Histogram(data_points=points, aggregation_temporality=temporality))
+
+
+def gauge_of(seconds: Iterable[int], values: Iterable[float], name: str = "size") -> Metric:
+    """A gauge of these values at these seconds of the hour."""
+    points = [
+        NumberDataPoint(time_unix_nano=HOUR_NS + int(second) * SECOND_NS, as_double=value)
+        for second, value in zip(seconds, values, strict=True)
+    ]
+    return Metric(name=name, gauge=Gauge(data_points=points))
 
 
 def counter(series: int, seed: int, hours: int) -> Iterator[Metric]:
