@@ -32,7 +32,9 @@ HOUR_MS = int(datetime(2026, 11, 1, 12, tzinfo=UTC).timestamp() * 1000)
 BOUNDS = np.array([5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 1000.0])
 """Of the histograms: ten buckets."""
 
-VALUES_PER_HISTOGRAM = 40
+VALUES_PER_HISTOGRAM = 12
+"""So few that the sketch of a point has about ten bins."""
+
 _SERIES_PER_NAME = 100
 _SERIES_PER_POD = 20
 
