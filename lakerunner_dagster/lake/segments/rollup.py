@@ -33,10 +33,10 @@ from lakerunner_dagster.lake.segments.merge import MERGE_MEMORY, MOST_COLUMNS
 from lakerunner_dagster.lake.segments.order import sort_codes
 from lakerunner_dagster.lake.segments.output import Made, MergedSegment, Outputs
 from lakerunner_dagster.lake.segments.reading import MergeInput, Reader, opened
-from lakerunner_dagster.lake.segments.union import in_form, union_of
+from lakerunner_dagster.lake.segments.union import Union, in_form, plain_columns, union_of
 from lakerunner_dagster.lake.segments.work import Work
 from lakerunner_dagster.lake.signals import ROLLUP_CODE_VERSION, Signal
-from lakerunner_dagster.lake.telemetry.metric_rows import added_count, merge_rows_tracked
+from lakerunner_dagster.lake.telemetry.metric_rows import DERIVED, added_count, merge_rows_tracked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,6 +48,10 @@ __all__ = ["MergeInput", "MergedSegment", "roll_up"]
 
 _SERIES = ("metric_name", "chq_tid")
 """What all rows of a series have in common: segments are sorted by it, and rows are worked on by it."""
+
+
+_NEW = ("chq_sketch", "chq_rollup_sum", *DERIVED)
+"""Columns whose values are others in every bucket, however often those of single points repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ def roll_up(
     files = [opened(one) for one in given]
     union = union_of(files, Signal.METRICS, most_columns)
     readers = [Reader(file, number, union) for number, file in enumerate(files)]
+    form = _without_dictionaries(union, _NEW)
     seen = _Seen(slot)
     streams = [seen.watched(stream_of(reader, file, union)) for reader, file in zip(readers, files, strict=True)]
     if preceding is not None:
@@ -120,13 +125,13 @@ def roll_up(
     count = 0.0
     with (
         TemporaryDirectory(prefix="rollup-", dir=directory) as passes,
-        Outputs(work, union, segments, made, directory=directory, target_bytes=target_bytes) as outputs,
+        Outputs(work, form, segments, made, directory=directory, target_bytes=target_bytes) as outputs,
     ):
         for table in merged_streams(streams, _SERIES, together=True, memory_bytes=memory_bytes, directory=Path(passes)):
             rolled = _rolled(table, slot, segments)
             count += rolled.count
             if rolled.rows.num_rows:
-                rows, shares = ordered(rolled.rows, rolled.became, rolled.inputs, rolled.points, union)
+                rows, shares = ordered(rolled.rows, rolled.became, rolled.inputs, rolled.points, form)
                 yield from _listed(outputs.add(rows, shares), written)
         last = list(_listed(outputs.finish(), written))
         _check_conserved(seen, segments, written, counts=(count, outputs.added_count))
@@ -152,6 +157,16 @@ def _check_rollable(segments: Sequence[Segment], source: Source, slot: _Slot) ->
             f"Buckets of {finer_ms} ms cannot roll up to [{slot.start_ms}, {slot.end_ms}) ms in buckets of "
             f"{slot.frequency_ms} ms: each must divide the next, and the last both ends."
         )
+
+
+def _without_dictionaries(union: Union, names: Collection[str]) -> Union:
+    """The form of rows in which values of some columns hardly repeat, though those that were read do."""
+    return replace(
+        union,
+        schema=plain_columns(union.schema, names),
+        written=plain_columns(union.written, names),
+        repeating=union.repeating - set(names),
+    )
 
 
 def _work(

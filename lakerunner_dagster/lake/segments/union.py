@@ -108,6 +108,11 @@ def _formed(column: pa.Array, field: pa.Field) -> pa.Array:
     return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
 
 
+def plain_columns(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    """The schema with the texts themselves in the columns named, where it has dictionary codes."""
+    return pa.schema([(field.name, _value_type(field.type)) if field.name in names else field for field in schema])
+
+
 def _original_keys(inputs: Sequence[Opened], attributes: Collection[str]) -> Mapping[str, str]:
     return {
         name: min(keys)

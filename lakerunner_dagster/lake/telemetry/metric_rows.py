@@ -139,18 +139,23 @@ def numbered(keys: Sequence[pa.Array]) -> Ints:
 def holds(column: pa.ChunkedArray, value: str | bool) -> Bools:  # noqa: FBT001 -- a value of a column, not a switch
     """Which rows hold that value."""
     array = whole(column)
-    if pa.types.is_dictionary(array.type):
-        equal = pc.equal(array.dictionary, value).take(array.indices)
-    else:
+    if not pa.types.is_dictionary(array.type):
         equal = pc.equal(array, value)
+    elif (code := array.dictionary.index(value).as_py()) >= 0:
+        equal = pc.equal(array.indices, code)
+    else:
+        return np.zeros(len(array), np.bool_)
     rows: Bools = equal.fill_null(False).to_numpy(zero_copy_only=False)
     return rows
 
 
 def is_latest(table: pa.Table) -> Bools:
     """Which rows hold what came since their start; the others are additive."""
+    cumulative = holds(table.column("metric_temporality"), CUMULATIVE)
+    if not cumulative.any():
+        return cumulative
     values = holds(table.column("chq_metric_type"), HISTOGRAM) | holds(table.column("metric_is_monotonic"), True)
-    return holds(table.column("metric_temporality"), CUMULATIVE) & values
+    return cumulative & values
 
 
 def doubles(table: pa.Table, name: str) -> Floats:
@@ -175,8 +180,10 @@ def _grouped(table: pa.Table) -> _Groups:
 
 def _codes(array: pa.Array) -> Ints:
     """Small integers that are equal where the values are; 0 is NULL."""
+    if array.null_count == len(array):
+        return np.zeros(len(array), np.int64)
     indices = (array if pa.types.is_dictionary(array.type) else array.dictionary_encode()).indices
-    codes: Ints = pc.add(indices.cast(pa.int64()), 1).fill_null(0).to_numpy()
+    codes: Ints = (indices.fill_null(-1) if indices.null_count else indices).to_numpy() + np.int64(1)
     return codes
 
 
@@ -293,9 +300,13 @@ def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: 
 
 def _differ(values: pa.Array, groups: _Groups) -> bool:
     """Whether those of some group do; those of a shared column need not where its codes do."""
-    if values.null_count == len(values) or len(groups.rows) == 0:
+    if values.null_count == len(values) or not len(groups.rows):
         return False
-    codes = _codes(values)[groups.rows]
+    encoded_values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    if len(encoded_values.dictionary) == 1 and not values.null_count:
+        return False
+    indices = encoded_values.indices
+    codes = (indices.fill_null(-1) if indices.null_count else indices).to_numpy()[groups.rows]
     changes = codes[1:] != codes[:-1]
     changes[groups.starts[1:] - 1] = False
     if not changes.any():
