@@ -1,10 +1,10 @@
 """Rollups on one core: segments of the 10 s tier → the 60 s tier and its index rows, beside DuckDB's GROUP BY of them.
 
 What belongs here: the measurement. Both ways read the same files and write Parquet with zstd 1, sorted, on one thread,
-with six percentiles; ours with the sketch too. DuckDB's percentiles of single values are exact; those of histograms it
-takes from lists of bins and counts that stand in files beside ours, since it cannot read sketches. CPU seconds of the
-process, user and system; each way in a process of its own, with the memory settings that ``lakerunner dev`` gives its
-runs.
+with six percentiles and what the next tier needs for its own: ours a sketch, DuckDB's a map of the same bins and their
+counts. DuckDB's percentiles of single values are exact; histograms it takes from lists of bins and counts that stand in
+files beside ours, since it cannot read sketches. CPU seconds of the process, user and system; each way in a process of
+its own, with the memory settings that ``lakerunner dev`` gives its runs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ AGGREGATES = ", ".join(
     ]
 )
 VALUES = f"""
-    SELECT {KEYS}, {SAME}, {AGGREGATES}, quantile_cont(chq_rollup_sum, {list(QUANTILES)})
+    SELECT {KEYS}, {SAME}, {AGGREGATES}, quantile_cont(chq_rollup_sum, {list(QUANTILES)}) AS percentiles,
+           histogram(floor(ln(chq_rollup_sum) / ln({GAMMA!r}))::INTEGER) AS sketch
     FROM read_parquet({{segments!r}}) GROUP BY ALL ORDER BY 1, 2, 3
 """
 HISTOGRAMS = f"""

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from lakerunner_dagster.lake.segments.columns import POINTS, whole
 from lakerunner_dagster.lake.segments.shared import fields, is_shared, spread
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
-from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged, quantiles, taken
+from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged_runs, quantiles, taken
 from lakerunner_dagster.lake.telemetry.sketch_column import SketchColumn
 
 if TYPE_CHECKING:
@@ -275,10 +275,8 @@ def _merged_sketches(
     """The number of each group's sketch, in the column that has the merged ones too."""
     codes = sketches.codes[winners]
     additive = np.repeat(~latest, groups.lengths())
-    members = taken(sketches.pool, sketches.codes[groups.rows[additive]])
-    lengths = groups.lengths()[~latest]
-    group_of = np.repeat(np.arange(len(lengths)), lengths)
-    column, codes[~latest] = sketches.added(merged(members, group_of, len(lengths)))
+    added = merged_runs(sketches.pool, sketches.codes[groups.rows[additive]], groups.lengths()[~latest])
+    column, codes[~latest] = sketches.added(added)
     return codes, column
 
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
 
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -51,6 +53,10 @@ _SLOTS = HIGHEST - LOWEST + 1
 """Bins of a store. Slots number the bins of all stores by value: 0 is zero, 1 and -1 the bins nearest to it."""
 
 _SPAN = 2 * _SLOTS + 1
+
+
+_MOST_CELLS, _CELLS_PER_BIN = 1 << 21, 32
+"""Bins are added up in a table of sketches by slots, where it has no more cells than that: faster than sorting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,17 @@ def merged(sketches: Sketches, groups: Ints, group_count: int) -> Sketches:
     return collected(owners, sketches.slots, sketches.counts, group_count)
 
 
+def merged_runs(sketches: Sketches, rows: Ints, lengths: Ints) -> Sketches:
+    """One sketch for each run of so many of the sketches at ``rows``, of all that was counted in these."""
+    ends = np.concatenate(([0], np.cumsum(lengths)))
+    bins = np.concatenate(([0], np.cumsum(np.diff(sketches.offsets)[rows])))
+    parts = [Sketches.none()]
+    for begin, end in pieces(bins[ends]):
+        groups = np.repeat(np.arange(end - begin), lengths[begin:end])
+        parts.append(merged(taken(sketches, rows[ends[begin] : ends[end]]), groups, end - begin))
+    return Sketches.joined(parts)
+
+
 def differences(sketches: Sketches, later: Ints, earlier: Ints) -> Sketches:
     """What each of the sketches at ``later`` has counted that the one at ``earlier`` beside it had not.
 
@@ -206,17 +223,35 @@ def quantiles(sketches: Sketches, fractions: Sequence[float] = QUANTILES) -> Tab
 
 def collected(owners: Ints, slots: Ints, counts: Ints, sketches: int) -> Sketches:
     """Sketches from bins (sketch, slot, count) in any order, where several may be the same bin of the same sketch."""
-    keys = owners * _SPAN + (slots + _SLOTS)
     if (counts <= 0).any():
-        keys, counts = keys[counts > 0], counts[counts > 0]
-    if not (keys[1:] > keys[:-1]).all():
-        order = np.argsort(keys)
-        keys, counts = keys[order], counts[order]
-        starts = np.flatnonzero(np.diff(keys, prepend=-1))
-        # Doubles add integers exactly up to 2^53, and whatever is above saturates.
-        keys, counts = keys[starts], np.add.reduceat(counts.astype(np.float64), starts)
-    offsets = np.searchsorted(keys, np.arange(sketches + 1) * _SPAN)
-    return Sketches(offsets, keys % _SPAN - _SLOTS, np.minimum(counts, MOST).astype(np.int64))
+        some = counts > 0
+        owners, slots, counts = owners[some], slots[some], counts[some]
+    ascends = (owners[1:] > owners[:-1]) | ((owners[1:] == owners[:-1]) & (slots[1:] > slots[:-1]))
+    if not ascends.all():
+        owners, slots, counts = _added_up(owners, slots, counts, sketches)
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=sketches))))
+    return Sketches(offsets, slots, np.minimum(counts, MOST))
+
+
+def _added_up(owners: Ints, slots: Ints, counts: Ints, sketches: int) -> tuple[Ints, Ints, Ints]:
+    """Bins in order, each once. Doubles add integers exactly up to 2^53, and whatever is above saturates."""
+    lowest = int(slots.min())
+    width = int(slots.max()) - lowest + 1
+    if sketches * width <= min(_MOST_CELLS, _CELLS_PER_BIN * len(slots)):
+        cells = np.bincount(owners * width + (slots - lowest), counts)
+        filled = np.flatnonzero(cells > 0)
+        owners = filled // width
+        return owners, filled - owners * width + lowest, _saturated(cells[filled])
+    keys = owners * _SPAN + slots
+    order = np.argsort(keys)
+    starts = np.flatnonzero(np.diff(keys[order], prepend=np.iinfo(np.int64).min))
+    bins = order[starts]
+    return owners[bins], slots[bins], _saturated(np.add.reduceat(counts[order].astype(np.float64), starts))
+
+
+def _saturated(counts: npt.NDArray[Any]) -> Ints:
+    saturated: Ints = np.minimum(counts, MOST).astype(np.int64)
+    return saturated
 
 
 def _differences(later: Sketches, earlier: Sketches) -> Sketches:

@@ -10,6 +10,7 @@ ascending index, the index less that of the bin before (zigzag varint) and the c
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.telemetry.sketch import (
+    AT_ONCE,
     GAMMA,
     HIGHEST,
     LOWEST,
@@ -45,6 +47,10 @@ _LONGEST = 8
 """Most bytes of a number: counts saturate, so that the ninth byte, which has no such bit, is never needed."""
 
 
+_BYTES_AT_ONCE = 4 * AT_ONCE
+"""Bytes decoded at once: a bin is two or three of them, and a sketch begins with seventeen."""
+
+
 def encoded(sketches: Sketches) -> pa.BinaryArray:
     """The bytes of each sketch: the same bytes for equal sketches."""
     parts = [_encoded(sketches.slice(*piece)) for piece in pieces(sketches.offsets)]
@@ -56,7 +62,7 @@ def decoded(blobs: pa.BinaryArray) -> Sketches:
     if blobs.null_count:
         raise _corrupt("it is null")
     offsets = np.concatenate(([0], np.cumsum(pc.binary_length(blobs).to_numpy(), dtype=np.int64)))
-    parts = [_decoded(blobs.slice(begin, end - begin)) for begin, end in pieces(offsets)]
+    parts = [_decoded(blobs.slice(begin, end - begin)) for begin, end in pieces(offsets, _BYTES_AT_ONCE)]
     return Sketches.joined([Sketches.none(), *parts])
 
 
@@ -80,6 +86,8 @@ def _decoded(blobs: pa.BinaryArray) -> Sketches:
     rows = np.flatnonzero(cursors < limits)
     blocks: list[tuple[Ints, Ints, Ints]] = [(np.zeros(0, np.int64),) * 3]
     for _ in range(3):
+        if not len(rows):
+            break
         places, slots, counts, cursors[rows] = tokens.block(cursors[rows], limits[rows])
         blocks.append((rows[places], slots, counts))
         rows = rows[cursors[rows] < limits[rows]]
@@ -91,39 +99,49 @@ def _decoded(blobs: pa.BinaryArray) -> Sketches:
 
 def _encoded_blocks(sketches: Sketches) -> tuple[Bytes, Ints]:
     """Everything but the mapping: the bytes of all sketches, and where those of each end."""
-    offsets, slots = sketches.offsets, sketches.slots
-    owners = sketches.owners()
-    positives = np.bincount(owners[slots > 0], minlength=len(sketches))
-    negatives = np.bincount(owners[slots < 0], minlength=len(sketches))
-    zeros = np.diff(offsets) - positives - negatives
+    slots, owners = sketches.slots, sketches.owners()
+    above, below, at_zero = slots > 0, slots < 0, slots == 0
+    positives, negatives, zeros = (np.bincount(owners[one], minlength=len(sketches)) for one in (above, below, at_zero))
     positive_size, negative_size = np.where(positives, 2 + 2 * positives, 0), np.where(negatives, 2 + 2 * negatives, 0)
     token_ends = np.cumsum(positive_size + negative_size + 2 * zeros)
-    positive_at = token_ends - positive_size - negative_size - 2 * zeros
-    negative_at = positive_at + positive_size
-    zero_at = negative_at + negative_size
+    negative_at = token_ends - negative_size - 2 * zeros
 
     tokens = np.zeros(token_ends[-1] if len(token_ends) else 0, np.uint64)
-    for flag, at, bins in ((_POSITIVE, positive_at, positives), (_NEGATIVE, negative_at, negatives)):
-        used = np.flatnonzero(bins)
-        tokens[at[used]] = flag
-        tokens[at[used] + 1] = bins[used]
-    tokens[zero_at[zeros > 0]] = _ZERO
-
-    # By ascending index is by magnitude: the order of slots, or for negative values its reverse.
-    order = np.arange(len(slots)) - offsets[owners]
-    above, below = slots > 0, slots < 0
-    nth = np.where(above, order - (negatives + zeros)[owners], negatives[owners] - 1 - order)
-    count_at = np.where(above, positive_at[owners] + 3 + 2 * nth, negative_at[owners] + 3 + 2 * nth)
-    count_at = np.where(slots == 0, zero_at[owners] + 1, count_at)
-    indexes = np.abs(slots) - 1 + LOWEST
-    before = np.where(above, np.roll(indexes, 1), np.roll(indexes, -1))
-    deltas = indexes - np.where(nth == 0, 0, before)
-    stored = above | below
-    tokens[count_at[stored] - 1] = _zigzag(deltas[stored])
     is_count = np.zeros(len(tokens), np.bool_)
+    bins = np.arange(len(slots)) if above.all() else np.flatnonzero(above)
+    firsts = np.cumsum(positives) - positives
+    _put_stores(tokens, is_count, _Stores(_POSITIVE, negative_at - positive_size, positives, firsts, bins), sketches)
+    if below.any():
+        bins = np.flatnonzero(below)[::-1]  # by ascending index is by magnitude
+        firsts = len(bins) - np.cumsum(negatives)
+        _put_stores(tokens, is_count, _Stores(_NEGATIVE, negative_at, negatives, firsts, bins), sketches)
+    count_at = token_ends[zeros > 0] - 1
+    tokens[count_at - 1], tokens[count_at] = _ZERO, _rotated(sketches.counts[at_zero])
     is_count[count_at] = True
-    tokens[count_at] = _rotated(sketches.counts)
     return _written(tokens, is_count, token_ends)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """A store of each sketch, at the token ``at``: sketch k has ``sizes[k]`` of the ``bins``, from ``firsts[k]`` on."""
+
+    flag: int
+    at: Ints
+    sizes: Ints
+    firsts: Ints
+    bins: Ints
+
+
+def _put_stores(tokens: Words, is_count: Mask, stores: _Stores, sketches: Sketches) -> None:
+    """Put the numbers of some stores among the tokens. ``bins`` are by ascending index within a store."""
+    used = np.flatnonzero(stores.sizes)
+    tokens[stores.at[used]], tokens[stores.at[used] + 1] = stores.flag, stores.sizes[used]
+    indexes = np.abs(sketches.slots[stores.bins]) - 1 + LOWEST
+    deltas = np.diff(indexes, prepend=0)
+    deltas[stores.firsts[used]] = indexes[stores.firsts[used]]
+    count_at = (stores.at + 3 - 2 * stores.firsts)[sketches.owners()[stores.bins]] + 2 * np.arange(len(indexes))
+    tokens[count_at - 1], tokens[count_at] = _zigzag(deltas), _rotated(sketches.counts[stores.bins])
+    is_count[count_at] = True
 
 
 def _zigzag(values: Ints) -> Words:
@@ -149,21 +167,31 @@ def _unrotated(words: Words) -> Floats:
 
 def _written(tokens: Words, is_count: Mask, token_ends: Ints) -> tuple[Bytes, Ints]:
     """Groups of 7 bits with a continuation bit: of integers the lowest first, of counts the highest first."""
+    first, left = _next_groups(tokens, is_count)
+    lengths = np.ones(len(tokens), np.int64)
     groups: list[tuple[Ints, Bytes]] = []
-    lengths = np.zeros(len(tokens), np.int64)
-    places, left, highest_first = np.arange(len(tokens)), tokens, is_count
+    places = np.flatnonzero(left != 0)  # few: most numbers are one group
+    left, highest_first = left[places], is_count[places]
     while len(places):
-        group = np.where(highest_first, left >> np.uint64(57), left & np.uint64(0x7F)).astype(np.uint8)
-        left = np.where(highest_first, left << np.uint64(7), left >> np.uint64(7))
-        more = left != 0
-        groups.append((places, group | (more.astype(np.uint8) << 7)))
         lengths[places] += 1
+        group, left = _next_groups(left, highest_first)
+        groups.append((places, group))
+        more = left != 0
         places, left, highest_first = places[more], left[more], highest_first[more]
     bounds = np.concatenate(([0], np.cumsum(lengths)))
     written = np.empty(bounds[-1], np.uint8)
-    for nth, (places, group) in enumerate(groups):
+    written[bounds[:-1]] = first
+    for nth, (places, group) in enumerate(groups, 1):
         written[bounds[places] + nth] = group
     return written, bounds[token_ends]
+
+
+def _next_groups(left: Words, highest_first: Mask) -> tuple[Bytes, Words]:
+    """The next byte of each number, and what is left of it."""
+    group = np.where(highest_first, left >> np.uint64(57), left & np.uint64(0x7F)).astype(np.uint8)
+    left = np.where(highest_first, left << np.uint64(7), left >> np.uint64(7))
+    group[left != 0] |= _MORE
+    return group, left
 
 
 def _without_mapping(blobs: pa.BinaryArray) -> tuple[Bytes, Ints]:
@@ -193,10 +221,12 @@ class _Tokens:
     def __init__(self, body: Bytes) -> None:
         ends = np.flatnonzero(body < _MORE) + 1
         self.starts = np.concatenate(([0], ends))[: len(ends)]
-        self._lengths = ends - self.starts
         self._body = body
-        if (self._lengths > _LONGEST).any():
+        lengths = ends - self.starts
+        if (lengths > _LONGEST).any():
             raise _corrupt(f"a number of it has more than {_LONGEST} bytes")
+        self._lengths = lengths.astype(np.uint8)
+        self._first_groups = body[self.starts] & 0x7F
 
     def block(self, cursors: Ints, limits: Ints) -> tuple[Ints, Ints, Ints, Ints]:
         """Reads a block of each sketch, at its cursor: the bins' cursor numbers, slots and counts; the next cursors."""
@@ -211,24 +241,32 @@ class _Tokens:
         places = np.repeat(np.arange(len(cursors)), bins)
         firsts = np.cumsum(bins) - bins
         nth = np.arange(len(places)) - firsts[places]
-        count_at = cursors[places] + 1 + np.where(stored[places], 2 + 2 * nth, 0)
-        deltas = np.where(stored[places], _unzigzag(self._integers(count_at - 1)), 0)
+        count_at = np.where(stored, cursors + 3, cursors + 1)[places] + 2 * nth
+        deltas = _unzigzag(self._integers(count_at - 1))
+        if not stored.all():
+            deltas[~stored[places]] = 0
         running = np.cumsum(deltas)
-        indexes = running - (running - deltas)[firsts][places] if len(places) else running
+        indexes = running - (running[firsts] - deltas[firsts])[places]
         counts = _unrotated(self._integers(count_at, highest_first=True))
-        if (stored[places] & ((indexes < LOWEST) | (indexes > HIGHEST))).any() or (counts != np.rint(counts)).any():
+        if (indexes < LOWEST).any() or (indexes > HIGHEST).any() or (counts != np.rint(counts)).any():
             raise _corrupt("a bin of it is beyond the range of doubles, or its count is not a whole number")
-        signs = np.select([flags == _POSITIVE, flags == _NEGATIVE], [1, -1], 0)
-        return places, signs[places] * (indexes - LOWEST + 1), counts.astype(np.int64), moved
+        slots = indexes - (LOWEST - 1)
+        if not (flags == _POSITIVE).all():
+            slots *= np.select([flags == _POSITIVE, flags == _NEGATIVE], [1, -1], 0)[places]
+        return places, slots, counts.astype(np.int64), moved
 
     def _integers(self, tokens: Ints, *, highest_first: bool = False) -> Words:
         """The numbers at ``tokens``, whose groups of 7 bits go from the lowest up, or from the highest of 64 down."""
-        starts, lengths = self.starts[tokens], self._lengths[tokens]
-        words = np.zeros(len(tokens), np.uint64)
-        for nth in range(lengths.max(initial=0)):
-            held = np.flatnonzero(lengths > nth)
-            group = (self._body[starts[held] + nth] & 0x7F).astype(np.uint64)
+        words = self._first_groups[tokens].astype(np.uint64)
+        if highest_first:
+            words <<= np.uint64(57)
+        lengths = self._lengths[tokens]
+        nth, held = 1, np.flatnonzero(lengths > 1)  # few: most numbers are one group
+        while len(held):
+            group = (self._body[self.starts[tokens[held]] + nth] & 0x7F).astype(np.uint64)
             words[held] |= group << np.uint64(57 - 7 * nth if highest_first else 7 * nth)
+            nth += 1
+            held = held[lengths[held] > nth]
         return words
 
 

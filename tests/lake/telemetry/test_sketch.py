@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.plain_loop import sketches as plain
+from lakerunner_dagster.lake.telemetry import sketch as sketch_module
 from lakerunner_dagster.lake.telemetry.sketch import (
     ALPHA,
     GAMMA,
     MOST,
     QUANTILES,
     Sketches,
+    bounds_of,
+    differences,
     gathered,
     merged,
+    merged_runs,
     quantiles,
     singles,
     slots_of,
@@ -158,6 +163,56 @@ def test_quantiles_are_those_of_the_plain_sketch(columns: list[list[float]]) -> 
             plain.count_into(sketch, value, 1)
         expected = [plain.quantile(sketch, fraction) for fraction in QUANTILES]
         assert [None if math.isnan(value) else value for value in row.tolist()] == expected
+
+
+@settings(deadline=None)
+@given(before=some_values, more=some_values)
+def test_what_a_sketch_has_more_than_one_that_it_holds_is_exactly_what_came(
+    before: list[float], more: list[float]
+) -> None:
+    sketches = of_values(before, [*before, *more], more)
+    found = differences(sketches, np.array([1, 0]), np.array([0, 1]))
+    assert lists(taken(found, np.array([0]))) == lists(taken(sketches, np.array([2])))
+    assert lists(taken(found, np.array([1]))) == lists(of_values([]))
+
+
+@settings(deadline=None)
+@given(columns=st.lists(some_values, min_size=2, max_size=6), data=st.data())
+def test_differences_of_any_sketches_are_sketches_of_as_many_values_as_came_and_are_the_same_in_any_company(
+    columns: list[list[float]], data: st.DataObject
+) -> None:
+    sketches = of_values(*columns)
+    rows = st.lists(st.integers(0, len(columns) - 1), min_size=4, max_size=4)
+    later, earlier = np.array(data.draw(rows)), np.array(data.draw(rows))
+    found = differences(sketches, later, earlier)
+    alone = [differences(sketches, later[k : k + 1], earlier[k : k + 1]) for k in range(4)]
+    assert lists(found) == lists(Sketches.joined(alone))
+    for at, (after, before) in enumerate(zip(later.tolist(), earlier.tolist(), strict=True)):
+        came = max(len(columns[after]) - len(columns[before]), 0)
+        assert taken(found, np.array([at])).counts.sum() == came
+
+
+@settings(deadline=None)
+@given(columns=st.lists(some_values, min_size=1, max_size=8), cells=st.sampled_from([0, 1 << 21]), data=st.data())
+def test_runs_of_sketches_merge_to_what_all_their_values_make_by_sorting_or_in_a_table(
+    columns: list[list[float]], cells: int, data: st.DataObject
+) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    rows = data.draw(st.lists(st.integers(0, len(columns) - 1), min_size=sum(lengths), max_size=sum(lengths)))
+    ends = np.cumsum([0, *lengths]).tolist()
+    expected = [[value for row in rows[a:b] for value in columns[row]] for a, b in pairwise(ends)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sketch_module, "_MOST_CELLS", cells)
+        found = merged_runs(of_values(*columns), np.array(rows), np.array(lengths))
+    assert lists(found) == lists(of_values(*expected))
+
+
+@given(numbers=st.lists(values, min_size=1, max_size=20))
+def test_a_value_lies_between_the_bounds_of_its_slot(numbers: list[float]) -> None:
+    lows, highs = bounds_of(slots_of(np.array(numbers)))
+    tiny = np.finfo(np.float64).tiny
+    for number, low, high in zip(numbers, lows.tolist(), highs.tolist(), strict=True):
+        assert low <= number <= high or abs(number) < tiny
 
 
 def test_counts_saturate_instead_of_overflowing() -> None:
