@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from lakerunner_dagster.lake.model import HOUR_MS, Contribution
+from lakerunner_dagster.lake.segments import budget, parquet
+from lakerunner_dagster.lake.segments import rollup as rollup_module
 from lakerunner_dagster.lake.segments.merge import MergeInput
 from tests.lake.segments.merging import read
 from tests.lake.segments.plain_rollup import in_order, rolled_rows
@@ -32,12 +36,14 @@ def finest(tmp_path_factory: pytest.TempPathFactory) -> list[MergeInput]:
     return ingested(shop(11), tmp_path_factory.mktemp("finest"))
 
 
-def made(inputs: Sequence[MergeInput], directory: Path, name: str, frequencies: Sequence[int]) -> list[MergeInput]:
-    """The tiers of these frequencies, each of the one before; the last one's segments."""
+def made(
+    inputs: Sequence[MergeInput], directory: Path, name: str, frequencies: Sequence[int], *, compacting: bool = False
+) -> list[MergeInput]:
+    """The tiers of these frequencies, each of the one before, compacted or as it is; the last one's segments."""
     for frequency_ms in frequencies:
         below = directory / f"{name}-{frequency_ms}"
         below.mkdir()
-        inputs = tier(inputs, below, frequency_ms)
+        inputs = tier(compacted(inputs, below) if compacting else inputs, below, frequency_ms)
     return list(inputs)
 
 
@@ -64,15 +70,14 @@ def test_slots_computed_one_by_one_are_the_hour_computed_at_once(finest: list[Me
 
 
 def test_compacting_the_finer_tier_first_changes_no_byte_of_a_row(finest: list[MergeInput], tmp_path: Path) -> None:
-    first = compacted(finest, tmp_path)
-    assert len(first) < len(finest)
-    for frequency_ms in TIERS[1:3]:
+    assert len(compacted(finest, tmp_path)) < len(finest)
+    for number, frequency_ms in enumerate(TIERS[1:3], 1):
         one, other = (
-            made(inputs, tmp_path, f"{name}-to-{frequency_ms}", TIERS[1 : TIERS.index(frequency_ms) + 1])
-            for name, inputs in (("apart", finest), ("together", first))
+            made(finest, tmp_path, f"{compacting}-{number}", TIERS[1 : number + 1], compacting=compacting)
+            for compacting in (False, True)
         )
         tables = [[read(each.path) for each in tier_of] for tier_of in (one, other)]
-        assert len(tables[0]) == len(tables[1]) > 0
+        assert len(tables[0]) == len(tables[1]) > 0, frequency_ms
         for apart, together in zip(*tables, strict=True):
             assert apart.equals(together)
 
@@ -131,3 +136,26 @@ def test_the_same_work_has_the_same_ids_and_other_work_others(finest: list[Merge
     ]
     assert ids() == different[0]
     assert len({segment_id for each in different for segment_id in each}) == len(different)
+
+
+def test_rows_held_at_once_do_not_grow_with_the_hour(
+    finest: list[MergeInput], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((budget, "LEAST_AHEAD"), (budget, "MOST_AHEAD"), (budget, "AT_ONCE")):
+        monkeypatch.setattr(module, name, 16, raising=False)
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 16)
+    sizes: list[int] = []
+    streams = budget.merged_streams
+
+    def sized(*given: Any, **options: Any) -> Iterator[pa.Table]:
+        for table in streams(*given, **options):
+            sizes.append(table.num_rows)
+            yield table
+
+    monkeypatch.setattr(rollup_module, "merged_streams", sized)
+    rows = rows_of(overlapping(finest, HOUR, HOUR + HOUR_MS))
+    of_series = Counter((row["metric_name"], row["chq_tid"]) for row in rows)
+    rolled(overlapping(finest, HOUR, HOUR + HOUR_MS), tmp_path, MINUTE, HOUR, HOUR + HOUR_MS)
+    assert len(sizes) > 1
+    assert sum(sizes) == len(rows)
+    assert max(sizes) <= max(of_series.values()) + 16
