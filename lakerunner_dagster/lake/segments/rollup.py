@@ -164,7 +164,6 @@ def _without_dictionaries(union: Union, names: Collection[str]) -> Union:
     return replace(
         union,
         schema=plain_columns(union.schema, names),
-        written=plain_columns(union.written, names),
         repeating=union.repeating - set(names),
     )
 
@@ -224,7 +223,7 @@ def _stream_before(preceding: pa.Table, form: pa.Schema, number: int) -> Stream:
     rows = rows.take(np.argsort(sort_codes(rows, _SERIES), kind="stable"))
     return Stream(
         rows=rows.num_rows,
-        page_bytes=rows.nbytes,
+        fixed_bytes=rows.nbytes,
         row_bytes=rows.nbytes / max(rows.num_rows, 1),
         tables=lambda most: iter(rows.slice(begin, most) for begin in range(0, rows.num_rows, most)),
         unsorted=lambda: ContractBreach("Rows from before the slot are not in order: a fault of the rollup."),

@@ -110,7 +110,12 @@ def _formed(column: pa.Array, field: pa.Field) -> pa.Array:
 
 def plain_columns(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
     """The schema with the texts themselves in the columns named, where it has dictionary codes."""
-    return pa.schema([(field.name, _value_type(field.type)) if field.name in names else field for field in schema])
+    return pa.schema(
+        [
+            (field.name, field.type.value_type) if field.name in names and pa.types.is_dictionary(field.type) else field
+            for field in schema
+        ]
+    )
 
 
 def _original_keys(inputs: Sequence[Opened], attributes: Collection[str]) -> Mapping[str, str]:
