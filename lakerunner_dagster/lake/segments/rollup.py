@@ -121,7 +121,7 @@ def roll_up(
     form = _without_dictionaries(union, _NEW)
     seen = _Seen(slot)
     streams = [seen.watched(stream_of(reader, file, union)) for reader, file in zip(readers, files, strict=True)]
-    if preceding is not None:
+    if preceding is not None and preceding.num_rows:
         streams.append(_stream_before(preceding, readers[0].form, len(segments)))
     made = Made(CreatedBy.ROLLUP, compacted=False, rolledup=False, reach_ms=reach_ms, level=parquet.INGEST_LEVEL)
     work = _work(segments, source, slot, preceding_ids, operation)

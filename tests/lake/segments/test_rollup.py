@@ -62,11 +62,12 @@ def test_tiers_made_of_one_another_are_what_the_plain_loop_makes_of_the_finest_r
 
 def test_slots_computed_one_by_one_are_the_hour_computed_at_once(finest: list[MergeInput], tmp_path: Path) -> None:
     outcomes = []
-    for slot_ms in (MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR_MS):
+    for slot_ms, memory_bytes in ((10 * MINUTE, 1 << 30), (30 * MINUTE, 1), (HOUR_MS, 1 << 30)):
         directory = tmp_path / str(slot_ms)
         directory.mkdir()
-        outcomes.append(rows_by_slot(tier(finest, directory, MINUTE, slot_ms=slot_ms)))
-    assert outcomes == [outcomes[0]] * 4
+        made_of = tier(finest, directory, MINUTE, slot_ms=slot_ms, memory_bytes=memory_bytes)
+        outcomes.append(rows_by_slot(made_of))
+    assert outcomes == [outcomes[0]] * 3
 
 
 def test_compacting_the_finer_tier_first_changes_no_byte_of_a_row(finest: list[MergeInput], tmp_path: Path) -> None:
