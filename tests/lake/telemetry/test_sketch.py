@@ -207,6 +207,7 @@ def test_runs_of_sketches_merge_to_what_all_their_values_make_by_sorting_or_in_a
     assert lists(found) == lists(of_values(*expected))
 
 
+@settings(deadline=None)
 @given(numbers=st.lists(values, min_size=1, max_size=20))
 def test_a_value_lies_between_the_bounds_of_its_slot(numbers: list[float]) -> None:
     lows, highs = bounds_of(slots_of(np.array(numbers)))
