@@ -18,6 +18,9 @@ from lakerunner_dagster.tables import table
 
 MS_PER_SECOND = 1000
 
+ORIGINS = 1000
+"""Most rows of the table of what rollups were computed from."""
+
 Metadata = dict[str, dg.MetadataValue]
 
 
@@ -36,6 +39,7 @@ def work_metadata(steps: Sequence[Step]) -> Metadata:
         "rejected by reason": dg.MetadataValue.json(dict(rejected.most_common())),
         "records of other hours": dg.MetadataValue.int(sum(step.elsewhere for step in steps)),
         **segments_metadata(segments),
+        **_origins([origin for step in steps for origin in step.origins]),
         "segments superseded": dg.MetadataValue.int(sum(step.superseded for step in steps)),
         "raw objects": dg.MetadataValue.int(sum(step.objects for step in steps)),
         "raw objects set aside": dg.MetadataValue.int(len(set_aside)),
@@ -68,6 +72,14 @@ def segments_metadata(segments: Sequence[Segment]) -> Metadata:
         "event time from": dg.MetadataValue.timestamp(min(segment.start_ms for segment in segments) / MS_PER_SECOND),
         "event time to": dg.MetadataValue.timestamp(max(segment.end_ms for segment in segments) / MS_PER_SECOND),
     }
+
+
+def _origins(origins: Sequence[tuple[str, str]]) -> Metadata:
+    """Of rollups: the segments of the ingest tier behind each segment; those that are too many are told by lineage."""
+    if not origins:
+        return {}
+    shown = table({"segment": "string", "computed from": "string"}, sorted(set(origins))[:ORIGINS])
+    return {"ingested segments behind them": dg.MetadataValue.int(len(set(origins))), "computed from": shown}
 
 
 def _set_aside_table(set_aside: Sequence[SetAside]) -> dg.TableMetadataValue:

@@ -154,7 +154,8 @@ _BEHIND = """
         GROUP BY 1, 2
     )
     SELECT s.instance_num, %(name)s || '/' || s.collector_name, t.frequency_ms, coalesce(d.slots, 0),
-           CASE WHEN d.slots > 0 THEN greatest(extract(epoch FROM now() - d.since), 0) END::float, coalesce(f.boxes, 0), coalesce(r.read, 0)::float,
+           CASE WHEN d.slots > 0 THEN greatest(extract(epoch FROM now() - d.since), 0) END::float,
+           coalesce(f.boxes, 0), coalesce(r.read, 0)::float,
            coalesce(g.got, 0)::float
     FROM organization_buckets s
     CROSS JOIN unnest(%(finer)s::int[], %(tiers)s::int[]) AS t (finer_ms, frequency_ms)

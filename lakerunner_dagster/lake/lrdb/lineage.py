@@ -133,6 +133,41 @@ def raw_inputs(conn: Conn, organization_id: UUID, segment_ids: Sequence[int]) ->
     return {segment_id: set(inputs) for segment_id, inputs in rows}
 
 
+def ingested_segments(conn: Conn, source: Source, signal: Signal, segment_ids: Sequence[int]) -> list[tuple[int, str]]:
+    """(id of one of these segments, object key of a segment of the ingest tier that it stands on), in order.
+
+    Over any number of tiers, down to the first of the ingest tier: that may have been merged of others.
+    """
+    rows = conn.execute(
+        """
+        WITH RECURSIVE origin (segment_id, via, frequency_ms, dateint, hour) AS (
+            SELECT DISTINCT l.segment_id, l.segment_id, l.frequency_ms, l.dateint, l.hour FROM lineage l
+            WHERE l.organization_id = %(organization)s AND l.segment_id = ANY(%(segments)s)
+            UNION
+            SELECT o.segment_id, i.segment_id, i.frequency_ms, i.dateint, i.hour FROM origin o
+            JOIN lineage l ON l.organization_id = %(organization)s AND l.segment_id = o.via AND l.input_kind = 'segment'
+            JOIN lineage i ON i.organization_id = %(organization)s AND i.segment_id = l.input_id
+            WHERE o.frequency_ms <> %(ingested)s
+        )
+        SELECT segment_id, via, dateint, hour FROM origin WHERE frequency_ms = %(ingested)s ORDER BY 1, 3, 4, 2
+        """,
+        {
+            "organization": source.organization_id,
+            "segments": list(segment_ids),
+            "ingested": SIGNALS[signal].frequency_ms,
+        },
+    )
+    return [
+        (
+            segment_id,
+            segment_key(
+                source.organization_id, source.collector, dateint=dateint, signal=signal, hour=hour, segment_id=via
+            ),
+        )
+        for segment_id, via, dateint, hour in rows
+    ]
+
+
 def raw_objects_at(conn: Conn, key: str, bucket: str | None = None) -> list[KnownObject]:
     """What is known of an object key: a row for each content that it has had, the latest first."""
     rows = conn.execute(

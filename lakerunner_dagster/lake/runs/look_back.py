@@ -47,7 +47,8 @@ class LookBack:
 def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory: Path) -> LookBack:
     """The rows before a piece of those of its series that go on in ``inputs``. SegmentUnusable."""
     sought = Sought.of(inputs, piece.start_ms, piece.end_ms)
-    horizon_ms = piece.start_ms - int(lake.rollup.look_back_hours * HOUR_MS)
+    finer_ms = piece.tier.finer_ms
+    horizon_ms = (piece.start_ms - int(lake.rollup.look_back_hours * HOUR_MS)) // finer_ms * finer_ms
     store = lake.stores.of(piece.source.bucket)
     files = {one.segment.segment_id: one for one in inputs}
     looked_into: set[int] = set()

@@ -40,7 +40,8 @@ class Step:
     ``dateint`` is the partition that the run was started for; an ingested box may leave segments on other days too.
     ``segments`` are those that it published, or found published already. ``objects`` were read to their end.
     ``elsewhere`` counts records read that belong to other hours (rebuilds only): records_read = records_written +
-    rejected + elsewhere. ``raw_bytes`` are decompressed, ``bytes_in`` and ``bytes_out`` stored bytes.
+    rejected + elsewhere. ``raw_bytes`` are decompressed, ``bytes_in`` and ``bytes_out`` stored bytes. ``origins`` (of
+    rollups): key of a segment, and of a segment of the ingest tier that it stands on.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class Step:
     bytes_out: int
     seconds: float
     peak_memory_bytes: int
+    origins: tuple[tuple[str, str], ...] = ()
 
     @property
     def days(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lakerunner_dagster.lake.errors import SegmentUnusable, SwapConflict
-from lakerunner_dagster.lake.lrdb import boxes, expiry, faults, leases, rolling, slots, unsettled
+from lakerunner_dagster.lake.lrdb import boxes, expiry, faults, leases, lineage, rolling, slots, unsettled
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.rolling import Piece
 from lakerunner_dagster.lake.model import HOUR_MS, ClaimedBox, Lease, LedgerEntry, Output, Segment, Source
@@ -167,7 +167,15 @@ def _rolled_up(task: _Task, piece: Piece) -> Step | None:
             aside=computed.aside,
             retry_seconds=FAULT_RETRY_SECONDS if computed.aside else 0.0,
         )
-    return replace(step, superseded=len(published.replaced.superseded))
+    return replace(step, superseded=len(published.replaced.superseded), origins=_origins(task, step.segments))
+
+
+def _origins(task: _Task, made: Sequence[Segment]) -> tuple[tuple[str, str], ...]:
+    """What the segments stand on in the ingest tier, for people to see."""
+    keys = {segment.segment_id: segment.key for segment in made}
+    with task.lake.lrdb.connection() as conn:
+        found = lineage.ingested_segments(conn, task.source, ROLLED_UP, list(keys))
+    return tuple((keys[segment_id], origin) for segment_id, origin in found)
 
 
 def is_past_retention(conn: Conn, source: Source, tier: Tier, dateint: int) -> bool:

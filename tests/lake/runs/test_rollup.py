@@ -355,6 +355,11 @@ def test_a_row_of_an_hour_is_traced_to_its_raw_objects_through_every_tier(world:
     with world.lake.lrdb.connection() as conn:
         links = lineage.raw_of_segment(conn, segment_id)
     assert {link.known.raw.key.rpartition("/")[2] for link in links} == {"a", "b"}
+    with world.lake.lrdb.connection() as conn:
+        found = lineage.ingested_segments(conn, world.source, METRICS, [segment_id])
+    ingested = {one for _, one, _ in world.published(METRICS)}
+    assert {int(key.rpartition("_")[2].removesuffix(".parquet")) for _, key in found} == ingested
+    assert {made for made, _ in found} == {segment_id}
 
 
 def test_a_store_that_fails_gives_the_box_back_and_the_slot_stays_dirty(
