@@ -72,14 +72,14 @@ def main() -> None:
 
 
 def _measured(running: Platform, sources: int) -> Table:
-    idle = _cpu_seconds()
+    idle = cpu_seconds()
     time.sleep(IDLE_SECONDS)
-    idle_rate = (_cpu_seconds() - idle) / IDLE_SECONDS
-    before, began = _cpu_seconds(), time.time()
+    idle_rate = (cpu_seconds() - idle) / IDLE_SECONDS
+    before, began = cpu_seconds(), time.time()
     _feed(running, sources)
     runs = _finished_runs(running, sources)
     seconds = max(run["endTime"] for run in runs) - min(run["creationTime"] for run in runs)
-    cpu = _cpu_seconds() - before - idle_rate * (time.time() - began)
+    cpu = cpu_seconds() - before - idle_rate * (time.time() - began)
     ticks = {run: tick["timestamp"] for tick in _ticks(running) for run in tick["runIds"]}
     table = Table("measure", "fastest", "median", "slowest", title=f"{len(runs)} runs, one source each")
     for name, values in {
@@ -147,7 +147,7 @@ def _ask(running: Platform, query: str, variables: dict[str, Any]) -> dict[str, 
     return data
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """CPU time of Dagster's processes so far, those that have ended and were waited for included."""
     total = 0.0
     for process in _dagster_processes():
