@@ -220,9 +220,7 @@ def _launch_and_watch(request: _Request, parts: Sequence[_Part]) -> list[tuple[s
     instance = backfills.dagster_instance()
     going = backfills.unfinished(instance, request.digest)
     backfill_id = going or backfills.launch(instance, _partitions(parts), request=request.digest, title=request.title)
-    say(
-        "goes on with" if going else "launched", f" backfill {backfill_id}: ", ("Overview > Backfills in the UI", "dim")
-    )
+    say("goes on with" if going else "launched", f" backfill {backfill_id}: ", ("Runs > Backfills in the UI", "dim"))
     _watch(instance, backfill_id)
     return backfills.failures(instance, backfill_id)
 

@@ -36,8 +36,9 @@ PATIENCE_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A running deployment. ``watched`` is the local bucket, ``remote`` one that nobody watches."""
+    """A running deployment in ``project``. ``watched`` is the local bucket, ``remote`` one that nobody watches."""
 
+    project: Path
     watched: Path
     remote: Path
     http_port: int
@@ -138,4 +139,4 @@ def _start(project: Path, stack: ExitStack, patch: pytest.MonkeyPatch) -> Deploy
     children.start("notify-directory", [*notify, "directory", "local"])
     children.start("notify-http", [*notify, "http"])
     children.start("dagster", [sys.executable, "-m", "dagster", "dev", "-p", str(ui_port)])
-    return Deployment(running.bucket, remote, http_port, DagsterUI(ui_port), lrdb, children)
+    return Deployment(project, running.bucket, remote, http_port, DagsterUI(ui_port), lrdb, children)

@@ -13,27 +13,17 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from lakerunner_dagster.instance.lanes import BACKGROUND_TAG, TRIGGER_TAG
 from lakerunner_dagster.lake.lrdb import check
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import STAGES
 from lakerunner_dagster.local.demo import ORGANIZATIONS
+from tests.e2e.browser import needs_chromium, page
 from tests.e2e.conftest import PATIENCE_SECONDS, REMOTE_BUCKET, Deployment
 from tests.lake.requests import gauges, logs, minutes
 from tests.lake.world import now_ms
 
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 ACME, GLOBEX = ORGANIZATIONS
 
 
@@ -145,18 +135,15 @@ def test_lrdb_keeps_its_promises(deployment: Deployment, dropped: str) -> None:
         assert check.breaches(conn) == []
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: Debian's package chromium has it")
+@needs_chromium
 def test_a_browser_finds_the_materialisation_on_the_assets_page(deployment: Deployment, dropped: str) -> None:
     deployment.wait_until_queryable(dropped, 7)
     partition = deployment.partition(dropped)
     deployment.wait_until_materialised("log_segments", partition)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.set_default_timeout(PATIENCE_SECONDS * 1000)
-        page.goto(f"{deployment.ui.url}/assets/log_segments?view=events")
-        page.get_by_text(partition).first.wait_for()
-        page.get_by_text("records written").first.wait_for()
+    with page() as ui:
+        ui.set_default_timeout(PATIENCE_SECONDS * 1000)
+        ui.goto(f"{deployment.ui.url}/assets/log_segments?view=events")
+        ui.get_by_text(partition).first.wait_for()
+        ui.get_by_text("records written").first.wait_for()
         if "SCREENSHOT" in os.environ:  # where to put a picture of the page, for the README
-            page.screenshot(path=os.environ["SCREENSHOT"])
-        browser.close()
+            ui.screenshot(path=os.environ["SCREENSHOT"])
