@@ -9,13 +9,14 @@ by hour. What is read is whole: a window grows until it cuts no segment, so that
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakerunner_dagster.lake.lrdb import faults, segments
-from lakerunner_dagster.lake.model import HOUR_MS, Segment, dateint_of, hour_of
+from lakerunner_dagster.lake.lrdb import expiry, faults, segments
+from lakerunner_dagster.lake.model import HOUR_MS, Segment, dateint_of, day_start_ms, hour_of
 from lakerunner_dagster.lake.runs.segment_files import download
 from lakerunner_dagster.lake.segments.preceding import Sought
 from lakerunner_dagster.lake.tiers import FIRST_SLOT_MS, ROLLED_UP
@@ -47,8 +48,7 @@ class LookBack:
 def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory: Path) -> LookBack:
     """The rows before a piece of those of its series that go on in ``inputs``. SegmentUnusable."""
     sought = Sought.of(inputs, piece.start_ms, piece.end_ms)
-    finer_ms = piece.tier.finer_ms
-    horizon_ms = (piece.start_ms - int(lake.rollup.look_back_hours * HOUR_MS)) // finer_ms * finer_ms
+    horizon_ms = _horizon_ms(lake, piece)
     store = lake.stores.of(piece.source.bucket)
     files = {one.segment.segment_id: one for one in inputs}
     looked_into: set[int] = set()
@@ -72,6 +72,15 @@ def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory:
         horizon_ms=horizon_ms,
         reach_ms=reach_ms if reach_ms < piece.start_ms else None,
     )
+
+
+def _horizon_ms(lake: Lake, piece: Piece) -> int:
+    """How far back there is anything to look at: what has expired is no evidence that nothing was there."""
+    finer_ms = piece.tier.finer_ms
+    with lake.lrdb.connection() as conn:
+        kept = expiry.first_kept(conn, piece.source.organization_id, ROLLED_UP, finer_ms, time.time_ns() // 1_000_000)
+    horizon_ms = (piece.start_ms - int(lake.rollup.look_back_hours * HOUR_MS)) // finer_ms * finer_ms
+    return horizon_ms if kept == expiry.NEVER else max(horizon_ms, day_start_ms(kept))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from lakerunner_dagster.lake.errors import ConservationBreach, RequestRefused, S
 from lakerunner_dagster.lake.lrdb import coverage, faults, lineage, profiles, rolling
 from lakerunner_dagster.lake.maintenance.holes import holes
 from lakerunner_dagster.lake.maintenance.report import Order
-from lakerunner_dagster.lake.model import HOUR_MS
+from lakerunner_dagster.lake.maintenance.retention import retention
+from lakerunner_dagster.lake.model import HOUR_MS, dateint_of, day_start_ms
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.full_compaction import compact_day
@@ -151,6 +152,21 @@ def test_a_counter_older_than_the_look_back_gives_no_made_up_increment(world: Wo
     world.roll_up()
     assert increments(world, 60_000) == {MINUTE: 0.0, 2 * MINUTE: 10.0}
     assert world.query("SELECT reach_ms FROM metric_seg WHERE frequency_ms = 60000") == [(TEN - 24 * HOUR_MS,)]
+
+
+def test_values_that_have_expired_are_no_evidence_that_a_counter_began_anew(world: World) -> None:
+    today_ms = day_start_ms(dateint_of(now_ms()))
+    yesterday, before = today_ms - 24 * HOUR_MS, today_ms - 26 * HOUR_MS
+    send(world, "a", counter("requests", [(yesterday - MINUTE, 1000.0)], before), yesterday - MINUTE)
+    send(world, "b", counter("requests", [(yesterday + MINUTE, 1007.0)], before), yesterday + MINUTE)
+    world.roll_up()
+    sums = "chq_timestamp, chq_rollup_sum"
+    assert (yesterday + MINUTE, 7.0) in world.select(METRICS, sums, 60_000)
+    with retained(world, 1):
+        retention(world.lake, MaintenancePolicy(), Order(dry_run=False, now_ms=now_ms()))
+        gauge(world, "late", yesterday + 2 * MINUTE, points=1)
+        world.roll_up()
+    assert (yesterday + MINUTE, 0.0) in world.select(METRICS, sums, 60_000)
 
 
 def test_a_value_found_hours_back_is_the_one_before(world: World) -> None:
