@@ -11,6 +11,7 @@ without a dirty slot is a hole: nobody knows of it but this.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.lrdb import expiry, profiles
 from lakerunner_dagster.lake.signals import SIGNALS
 from lakerunner_dagster.lake.stages import rollup_stage
 from lakerunner_dagster.lake.tiers import ROLLED_UP, TIERS
@@ -74,7 +75,11 @@ def coverage(conn: Conn, since_dateint: int) -> list[TierCoverage]:
 
 
 def holes(conn: Conn, organization_id: UUID, since_dateint: int) -> list[Hole]:
-    """The holes of an organization from a day (YYYYMMDD) on, in order."""
+    """The holes of an organization from a day (YYYYMMDD) on, in order.
+
+    A day of which the finer tier is past its retention has none: what comes late of it is not computed any more.
+    """
+    now_ms = time.time_ns() // 1_000_000
     tiers = list(TIERS.values())
     rows = conn.execute(
         sql.SQL("""
@@ -85,8 +90,8 @@ def holes(conn: Conn, organization_id: UUID, since_dateint: int) -> list[Hole]:
             GROUP BY 1, 2, 3, 4
         )
         SELECT f.instance_num, t.frequency_ms, f.dateint, f.hour, f.records, coalesce(c.records, 0)
-        FROM unnest(%(finer)s::int[], %(tiers)s::int[]) AS t (finer_ms, frequency_ms)
-        JOIN held f ON f.frequency_ms = t.finer_ms
+        FROM unnest(%(finer)s::int[], %(tiers)s::int[], %(kept)s::int[]) AS t (finer_ms, frequency_ms, kept)
+        JOIN held f ON f.frequency_ms = t.finer_ms AND f.dateint >= t.kept
         LEFT JOIN held c ON c.frequency_ms = t.frequency_ms
             AND (c.instance_num, c.dateint, c.hour) = (f.instance_num, f.dateint, f.hour)
         CROSS JOIN LATERAL (SELECT extract(epoch FROM make_date(f.dateint / 10000, f.dateint / 100 %% 100,
@@ -104,6 +109,7 @@ def holes(conn: Conn, organization_id: UUID, since_dateint: int) -> list[Hole]:
             "organization": organization_id,
             "since": since_dateint,
             "ingested": SIGNALS[ROLLED_UP].frequency_ms,
+            "kept": [expiry.first_kept(conn, organization_id, ROLLED_UP, tier.finer_ms, now_ms) for tier in tiers],
             "finer": [tier.finer_ms for tier in tiers],
             "tiers": [tier.frequency_ms for tier in tiers],
         },

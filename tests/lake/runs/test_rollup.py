@@ -346,6 +346,7 @@ def test_a_tier_outlives_the_finer_one_and_is_never_computed_from_what_is_left(w
         assert world.select(METRICS, "sum(chq_points)::bigint", 60_000) == [(60,)]
         with pytest.raises(RequestRefused, match="past its retention"):
             rebuilt(world, 60_000)
+        assert world.breaches() == []
 
 
 def test_a_hole_is_seen_and_heals_itself(world: World) -> None:
