@@ -81,6 +81,7 @@ def test_three_days_chosen_in_the_dialog_become_green_and_hold_every_point(
         dialog.get_by_text("Select a partition or create one").click()
         ui.get_by_role("menuitem").filter(has_text=SOURCE).first.click()
         ui.keyboard.press("Escape")
+        expect(ui.get_by_placeholder("Filter partitions")).to_be_hidden()
         expect(dialog.get_by_text("3 partitions", exact=True).first).to_be_visible()
         picture(ui, "backfill-dialog.png")
         dialog.get_by_role("button", name="Launch backfill").click()
