@@ -171,12 +171,16 @@ def _backfill(request: _Request, *, dry_run: bool) -> None:
 def _parts(conn: Conn, request: _Request) -> list[_Part]:
     parts = []
     for source in _sources(conn, request.sources):
+        planned: dict[int, set[int]] = {}  # of each tier, the days that it is to have
         for stage, asset in request.targets:
             target = Target(stage, asset, source)
-            days = backfill.work(conn, target, request.span, time.time_ns() // 1_000_000)
+            tier = TIERS.get(asset.frequency_ms or 0)
+            coming = planned.get(tier.finer_ms, set()) if tier else set()
+            days = backfill.work(conn, target, request.span, time.time_ns() // 1_000_000, coming)
             if request.stale:
                 stale = backfill.stale_days(conn, target, request.span)
                 days = [day for day in days if day.dateint in stale]
+            planned[asset.frequency_ms or 0] = {day.dateint for day in days}
             if days:
                 parts.append(_Part(target, days, backfill.sums(conn, target, request.span)))
     return parts

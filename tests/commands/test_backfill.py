@@ -66,6 +66,13 @@ def test_a_dry_run_says_what_would_be_read_and_launches_nothing(world: World, in
     assert "compacted_metric_segments" in done("backfill", "compact", *RANGE, "--signal", "metrics", "--dry-run")
 
 
+def test_a_chain_that_was_never_computed_is_planned_to_its_end(world: World) -> None:
+    points(world, "a")
+    out = done("backfill", "rollups", *RANGE, "--dry-run")
+    assert [row[1:3] for row in rows(out)] == [[tier.asset, "1:"] for tier in TIERS.values()]
+    assert [row[1] for row in rows(done("backfill", "rollups", *RANGE, "--tier", "1h", "--dry-run"))] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

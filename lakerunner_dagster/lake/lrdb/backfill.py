@@ -6,6 +6,7 @@ does not: launching (``instance.backfills``), the work itself (``runs``).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -68,8 +69,11 @@ class Sums(NamedTuple):
     counted: float
 
 
-def work(conn: Conn, target: Target, span: Span, now_ms: int) -> list[DayWork]:
-    """The days for which there is anything to do, in order; of a rollup, none whose finer tier has expired."""
+def work(conn: Conn, target: Target, span: Span, now_ms: int, coming: Collection[int] = ()) -> list[DayWork]:
+    """The days for which there is anything to do, in order; of a rollup, none whose finer tier has expired.
+
+    ``coming``: days that the finer tier of a rollup is to have by then, whether or not it has anything now.
+    """
     stage, source = target.stage, target.source
     if stage.operation is Operation.INGEST:
         return _raw_days(conn, stage, source, span)
@@ -77,8 +81,8 @@ def work(conn: Conn, target: Target, span: Span, now_ms: int) -> list[DayWork]:
         return _segment_days(conn, stage, source, span, SIGNALS[stage.signal].tiers_ms)
     finer_ms = TIERS[target.asset.frequency_ms or 0].finer_ms
     kept = expiry.first_kept(conn, source.organization_id, stage.signal, finer_ms, now_ms)
-    days = _segment_days(conn, stage, source, span, (finer_ms,))
-    return [day for day in days if day.dateint >= kept]
+    days = {day.dateint: day for day in _segment_days(conn, stage, source, span, (finer_ms,))}
+    return [days.get(dateint, DayWork(dateint, 0, 0)) for dateint in sorted({*days, *coming}) if dateint >= kept]
 
 
 def _raw_days(conn: Conn, stage: Stage, source: Source, span: Span) -> list[DayWork]:
