@@ -12,6 +12,7 @@ import pytest
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import ConservationBreach, RequestRefused, StoreUnavailable, WorkIncomplete
 from lakerunner_dagster.lake.lrdb import coverage, faults, lineage, profiles, rolling
+from lakerunner_dagster.lake.lrdb.migrate import MIGRATIONS
 from lakerunner_dagster.lake.maintenance.holes import holes
 from lakerunner_dagster.lake.maintenance.report import Order
 from lakerunner_dagster.lake.maintenance.retention import retention
@@ -465,3 +466,13 @@ def test_a_boxer_killed_at_each_boundary_boxes_each_slot_once(world: World) -> N
     world.drain_stage(STAGE)
     assert world.query("SELECT count(*) FROM boxes WHERE stage = 'metrics.rollup' AND frequency_ms = 60000") == [(2,)]
     assert world.select(METRICS, FACTS, 60_000) == world.select(METRICS, FACTS)
+
+
+def test_what_was_published_before_there_were_rollups_is_marked_by_the_migration(world: World) -> None:
+    gauge(world, "a", TEN, points=100)
+    before = dirty(world)
+    world.query("DELETE FROM dirty_slots RETURNING slot_ms")
+    text = (MIGRATIONS / "0006.rollup.sql").read_text()
+    with world.lake.lrdb.transaction() as conn:
+        conn.execute(text[text.index("INSERT INTO dirty_slots") :].encode())
+    assert dirty(world) == before == [(60_000, TEN), (60_000, TEN + 10 * MINUTE)]
