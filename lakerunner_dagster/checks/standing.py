@@ -20,7 +20,7 @@ from lakerunner_dagster.lake.lrdb import debt as owed
 from lakerunner_dagster.lake.lrdb.profiles import organizations
 from lakerunner_dagster.lake.lrdb.quarantine import SetAside, set_aside
 from lakerunner_dagster.lake.lrdb.status import status
-from lakerunner_dagster.lake.model import HOUR_MS, RawState, dateint_of
+from lakerunner_dagster.lake.model import RawState, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.stages import Operation, Stage, StageAsset
 from lakerunner_dagster.lake.tiers import TIERS
@@ -28,9 +28,6 @@ from lakerunner_dagster.resources.lake import LakeResource
 
 EXAMPLES = 20
 """Latest objects set aside that are looked at, for each organization."""
-
-LOOK_BACK_MS = 48 * HOUR_MS
-"""Holes of tiers are looked for so far back."""
 
 _DESCRIPTIONS: Mapping[Operation, Mapping[str, str]] = MappingProxyType(
     {
@@ -81,7 +78,7 @@ def _of_ingest(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
 
 
 def _of_rollup(lake: Lake, stage: Stage) -> list[dg.AssetCheckResult]:
-    since = dateint_of(time.time_ns() // 1_000_000 - LOOK_BACK_MS)
+    since = dateint_of(time.time_ns() // 1_000_000 - tiers.LOOK_BACK_MS)
     with lake.lrdb.snapshot() as conn:
         rows = tiers.coverage(conn, since)
     return [

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lakerunner_dagster.commands.session import console, lrdb_snapshot, say
 from lakerunner_dagster.lake.lrdb import coverage, dead_letters, debt, outbox, profiles, status
-from lakerunner_dagster.lake.model import HOUR_MS, date_of, dateint_of
+from lakerunner_dagster.lake.model import date_of, dateint_of
 from lakerunner_dagster.lake.settings import CompactionPolicy, MiB
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import STAGES, Operation
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.coverage import TierCoverage
     from lakerunner_dagster.lake.lrdb.debt import SourceDebt
     from lakerunner_dagster.lake.lrdb.status import FailedBox, SourceStatus
-
-
-LOOK_BACK_MS = 48 * HOUR_MS
-"""Holes of tiers are looked for so far back; `lakerunner lrdb check` looks at all days."""
 
 
 def show_status() -> None:
@@ -43,7 +39,7 @@ def show_status() -> None:
         ]
         now_ms, policy = time.time_ns() // 1_000_000, CompactionPolicy()
         debts = [row for signal in Signal for row in debt.debt(conn, signal, policy, now_ms)]
-        tiers = coverage.coverage(conn, dateint_of(now_ms - LOOK_BACK_MS))
+        tiers = coverage.coverage(conn, dateint_of(now_ms - coverage.LOOK_BACK_MS))
         letters = dead_letters.count_waiting(conn)
         unsent = outbox.count(conn)
     if rows:

@@ -20,12 +20,16 @@ from uuid import UUID
 from psycopg import sql
 
 from lakerunner_dagster.lake.lrdb import expiry, profiles
+from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.signals import SIGNALS
 from lakerunner_dagster.lake.stages import rollup_stage
 from lakerunner_dagster.lake.tiers import ROLLED_UP, TIERS
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
+
+LOOK_BACK_MS = 48 * HOUR_MS
+"""Checks and status look for holes so far back; ``check`` looks at all days."""
 
 PACE_SECONDS = 3600
 """Read amplification is that of the rollups of the last hour."""
