@@ -30,7 +30,7 @@ bench: setup
 
 # Pins every package for every supported Python, with hashes and without any registry's address.
 lock: setup
-	$(BIN)/uv pip compile --universal --no-strip-extras --python-version 3.11 --group dev pyproject.toml \
+	$(BIN)/uv pip compile --universal --no-strip-extras --python-version 3.11 --group dev --all-extras pyproject.toml \
 		--generate-hashes --no-header --quiet -o requirements.lock
 
 clean:

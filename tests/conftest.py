@@ -15,6 +15,9 @@ from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.local.kafka import KafkaServer
 from lakerunner_dagster.local.postgres import PostgresServer
+from tests.servers.aws import Aws
+from tests.servers.azure import Azure
+from tests.servers.pubsub import PubSub
 
 # No test asserts a duration, least of all on a busy machine.
 hypothesis.settings.register_profile("lake", deadline=None)
@@ -79,3 +82,30 @@ def bus(kafka_bootstrap: str) -> Iterator[Bus]:
     bus = Bus(kafka_bootstrap, prefix=f"test-{uuid.uuid4().hex[:12]}.", partitions=4, replication=1)
     yield bus
     bus.close()
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """S3 and SQS; a test takes buckets and queues of names of its own."""
+    server = Aws(tmp_path_factory.mktemp("moto") / "moto.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    """Azure's blobs and queues; a test takes containers and queues of names of its own."""
+    server = Azure(tmp_path_factory.mktemp("azurite"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub]:
+    """Google's Pub/Sub; a test takes topics and subscriptions of names of its own."""
+    server = PubSub(tmp_path_factory.mktemp("pubsub") / "pubsub.log")
+    server.start()
+    yield server
+    server.stop()

@@ -6,9 +6,7 @@ What belongs here: the server. What does not: what is tested on it.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -17,13 +15,11 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from lakerunner_dagster.local.errors import AlreadyRunning
-from lakerunner_dagster.local.lock import ProcessLock
 from lakerunner_dagster.local.postgres import free_port
 from tests.kafka.proxy import LossyProxy
+from tests.servers.cache import cached, needed
 
 POM = Path(__file__).with_name("pom.xml")
-DOWNLOAD_SECONDS = 600.0
 START_SECONDS = 120.0
 JAVA_MAJOR = 17
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -33,47 +29,15 @@ JVM = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"]
 
 def jars() -> Path:
     """Kafka's jars, downloaded from Maven Central when they are not there; the test is skipped where that cannot be."""
-    if not shutil.which("java") or not shutil.which("mvn"):
-        pytest.skip("a real Apache Kafka needs java and mvn on PATH")
+    needed("java", "mvn")
     version = subprocess.run(["java", "-version"], check=True, capture_output=True, text=True).stderr
     match = re.search(r'version "(\d+)', version)
     if match is None or int(match[1]) < JAVA_MAJOR:
         pytest.skip(f"Apache Kafka 4 needs Java {JAVA_MAJOR} or later, here is: {version.splitlines()[0]}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lakerunner-dagster"
-    directory = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
-    if not directory.exists():
-        _download(cache, directory)
-    return directory
-
-
-def _download(cache: Path, directory: Path) -> None:
-    lock = ProcessLock(cache / "lock", "the download of Apache Kafka")
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
-    while True:
-        try:
-            lock.acquire()
-            break
-        except AlreadyRunning:
-            assert time.monotonic() < deadline, "another process has been downloading Kafka for too long"
-            time.sleep(0.2)
-    try:
-        if directory.exists():
-            return
-        partial = directory.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        goal = [COPY, "-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
-        done = subprocess.run(
-            ["mvn", "-B", "-q", "-f", str(POM), *goal],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_SECONDS,
-        )
-        if done.returncode:
-            pytest.skip(f"Maven cannot download Apache Kafka: {done.stdout[-300:]}")
-        partial.rename(directory)
-    finally:
-        lock.release()
+    fetch = ["mvn", "-B", "-q", "-f", str(POM), COPY, "-DincludeScope=runtime"]
+    return cached(
+        f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}", lambda into: [*fetch, f"-DoutputDirectory={into}"]
+    )
 
 
 class ApacheKafka:
