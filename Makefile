@@ -18,7 +18,7 @@ dev: setup
 	$(BIN)/lakerunner dev
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

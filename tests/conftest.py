@@ -24,6 +24,12 @@ hypothesis.settings.register_profile("lake", deadline=None)
 hypothesis.settings.load_profile("lake")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Test processes share the work file by file; the end-to-end tests, which share one deployment, stay together."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("e2e" if "e2e" in item.path.parts else str(item.path)))
+
+
 class TestDatabases:
     """A PostgreSQL server that hands out databases of their own."""
 
