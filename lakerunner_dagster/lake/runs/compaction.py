@@ -13,18 +13,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lakerunner_dagster.lake.errors import SegmentUnusable, SwapConflict
 from lakerunner_dagster.lake.lrdb import boxes, leases, merging, segments, unsettled
-from lakerunner_dagster.lake.model import ClaimedBox, Lease, LedgerEntry, Output, Segment, Source
+from lakerunner_dagster.lake.model import ClaimedBox, Lease, Output, Segment, Source
 from lakerunner_dagster.lake.planning.compaction import Merge, SegmentGroup, plan, settled
 from lakerunner_dagster.lake.runs.announce import announcements
 from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.runs.hour_task import HourTask, bytes_of, records_of
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
-from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
 from lakerunner_dagster.lake.runs.report import OnStep, Step
 from lakerunner_dagster.lake.runs.scratch import scratch_directory
 from lakerunner_dagster.lake.runs.segment_files import download, set_aside, upload
@@ -44,16 +44,10 @@ FULLY_MS = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """An hour to compact, by which run, under which lease, as of when; ``check`` raises when the lease is lost."""
+class _Task(HourTask):
+    """An hour to compact, as of when (epoch ms)."""
 
-    lake: Lake
-    source: Source
-    group: SegmentGroup
-    run_id: str
-    lease: Lease | None
     now_ms: int
-    check: Callable[[], None]
 
 
 def compact_box(lake: Lake, box: ClaimedBox, on_step: OnStep) -> None:
@@ -64,7 +58,7 @@ def compact_box(lake: Lake, box: ClaimedBox, on_step: OnStep) -> None:
     group = unsettled.group_of_box(box)
     with Heartbeat(lake.lrdb, box.lease, lake.settings.lease_seconds) as heartbeat:
         now_ms = int(lake.lrdb.clock().timestamp() * 1000)  # as segments were published by that clock
-        task = _Task(lake, box.source, group, box.lease.run_id, box.lease, now_ms, heartbeat.check)
+        task = _Task(lake, box.source, group, box.lease.run_id, box.lease, heartbeat.check, now_ms)
         made: list[Segment] = []
         for step in _steps(task):
             on_step(step)
@@ -74,7 +68,7 @@ def compact_box(lake: Lake, box: ClaimedBox, on_step: OnStep) -> None:
 
 def compact_hour(lake: Lake, source: Source, group: SegmentGroup, *, run_id: str, on_step: OnStep) -> None:
     """Merge an hour down to its final files, whatever its age and whoever else works on it. Raises what prevents it."""
-    task = _Task(lake, source, group, run_id, None, FULLY_MS, lambda: None)
+    task = _Task(lake, source, group, run_id, None, lambda: None, FULLY_MS)
     for step in _steps(task):
         on_step(step)
 
@@ -123,7 +117,14 @@ def _merge(task: _Task, planned: Merge) -> Step:
         raise SwapConflict(f"{len(planned.segment_ids)} segments were to be merged, {len(inputs)} are published still")
     with scratch_directory() as directory:
         outputs = _written(task, inputs, directory)
-    step = _step(task, inputs, outputs, time.monotonic() - started)
+    step = task.step(
+        outputs,
+        superseded=len(inputs),
+        read=records_of(inputs),
+        bytes_in=bytes_of(inputs),
+        seconds=time.monotonic() - started,
+    )
+    counted = math.fsum(segment.rollup_count for segment in inputs)
     task.check()
     with task.lake.lrdb.transaction() as conn:
         merging.publish_merge(
@@ -131,7 +132,7 @@ def _merge(task: _Task, planned: Merge) -> Step:
             task.source,
             inputs,
             outputs,
-            ledger=_ledger(task, step, inputs),
+            ledger=task.ledger(step, OPERATION, COMPACTION_CODE_VERSION, counted),
             messages=announcements(step.segments, time.time_ns() // 1_000_000),
             lease=task.lease,
             written_since=written_since,
@@ -155,40 +156,6 @@ def _written(task: _Task, inputs: Sequence[Segment], directory: Path) -> list[Ou
     return outputs
 
 
-def _step(task: _Task, inputs: Sequence[Segment], outputs: Sequence[Output], seconds: float) -> Step:
-    return Step(
-        source=task.source,
-        signal=task.group.signal,
-        dateint=task.group.dateint,
-        run_id=task.run_id,
-        box_id=None if task.lease is None else task.lease.box_id,
-        hour=task.group.hour,
-        segments=tuple(output.segment for output in outputs),
-        superseded=len(inputs),
-        objects=0,
-        set_aside=(),
-        records_read=sum(segment.records for segment in inputs),
-        records_written=sum(output.segment.records for output in outputs),
-        rejected={},
-        elsewhere=0,
-        raw_bytes=0,
-        bytes_in=sum(segment.file_size for segment in inputs),
-        bytes_out=sum(output.segment.file_size for output in outputs),
-        seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
-    )
-
-
-def _ledger(task: _Task, step: Step, inputs: Sequence[Segment]) -> LedgerEntry:
-    """The step's line in the books. Its box has many: none of them is the box's."""
-    return replace(
-        step.ledger_entry(OPERATION, math.fsum(segment.rollup_count for segment in inputs)),
-        code_version=COMPACTION_CODE_VERSION,
-        frequency_ms=task.group.frequency_ms,
-        box_id=None,
-    )
-
-
 def _end(task: _Task, lease: Lease, made: Sequence[Segment]) -> None:
     """The box is done; its hour is looked at again after a while, or when something new is published in it."""
     policy = task.lake.compaction
@@ -201,5 +168,4 @@ def _end(task: _Task, lease: Lease, made: Sequence[Segment]) -> None:
             unsettled.settle(conn, [task.group])
         else:
             unsettled.postpone(conn, [task.group], policy.gather_seconds)
-        records = sum(segment.records for segment in made)
-        boxes.finish(conn, lease, task.group.organization_id, segments=len(made), records=records)
+        boxes.finish(conn, lease, task.group.organization_id, segments=len(made), records=records_of(made))

@@ -1,25 +1,21 @@
 """The rebuild of a day of a tier, as a person asks for it: every hour computed anew from the finer tier.
 
-What belongs here: which hours, in which order, and what is told when one cannot be done. What does not: computing an
-hour (``rollup``).
+What belongs here: which hours, and what is marked before. What does not: going through them (``by_hour``),
+computing one (``rollup``).
 """
 
 from __future__ import annotations
 
-import logging
-
 from lakerunner_dagster.lake.errors import RequestRefused
 from lakerunner_dagster.lake.lrdb import boxes, faults, slots
 from lakerunner_dagster.lake.model import Source, date_of
+from lakerunner_dagster.lake.planning.compaction import SegmentGroup
+from lakerunner_dagster.lake.runs.by_hour import hour_by_hour
 from lakerunner_dagster.lake.runs.context import Lake
-from lakerunner_dagster.lake.runs.drain import OUTAGES, require_complete
-from lakerunner_dagster.lake.runs.report import DrainReport, Failure, OnStep, Step
+from lakerunner_dagster.lake.runs.report import DrainReport, OnStep
 from lakerunner_dagster.lake.runs.rollup import is_past_retention, roll_up_hour
 from lakerunner_dagster.lake.stages import rollup_stage
-from lakerunner_dagster.lake.ticks.outbox import announce
 from lakerunner_dagster.lake.tiers import ROLLED_UP, Tier
-
-logger = logging.getLogger(__name__)
 
 
 def roll_up_day(lake: Lake, tier: Tier, source: Source, dateint: int, *, run_id: str, on_step: OnStep) -> DrainReport:
@@ -38,21 +34,8 @@ def roll_up_day(lake: Lake, tier: Tier, source: Source, dateint: int, *, run_id:
         faults.make_day_due(conn, source, ROLLED_UP, dateint)
         hours = slots.of_day(conn, source, tier, dateint)
         slots.mark(conn, [slot for group in hours for slot in slots.of_group(group)])
-    steps: list[Step] = []
-    failures: list[Failure] = []
 
-    def committed(step: Step) -> None:
-        steps.append(step)
-        announce(lake.lrdb, lake.bus)
-        on_step(step)
+    def roll_up(group: SegmentGroup, committed: OnStep) -> None:
+        roll_up_hour(lake, source, group, run_id=run_id, on_step=committed)
 
-    for group in hours:
-        try:
-            roll_up_hour(lake, source, group, run_id=run_id, on_step=committed)
-        except Exception as error:  # noqa: BLE001  # whatever ails this hour, the others are to be done
-            logger.warning("%d %02dh of the %s tier stays as it was: %s", dateint, group.hour, tier.label, error)
-            failures.append(Failure(f"{group.hour:02d}h", type(error).__name__, str(error)))
-            if isinstance(error, OUTAGES):
-                break
-    require_complete(source, dateint, failures)
-    return DrainReport(tuple(steps), tuple(failures))
+    return hour_by_hour(lake, source, dateint, hours, roll_up, on_step=on_step)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from lakerunner_dagster.lake.errors import SegmentUnusable, SwapConflict
 from lakerunner_dagster.lake.lrdb import boxes, expiry, faults, leases, lineage, rolling, slots, unsettled
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.rolling import Piece
-from lakerunner_dagster.lake.model import HOUR_MS, ClaimedBox, Lease, LedgerEntry, Output, Segment, Source
+from lakerunner_dagster.lake.model import HOUR_MS, ClaimedBox, Lease, Output, Segment, Source
 from lakerunner_dagster.lake.planning.compaction import SegmentGroup
 from lakerunner_dagster.lake.planning.rollup import pieces
 from lakerunner_dagster.lake.runs.announce import announcements
 from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.runs.hour_task import HourTask, bytes_of, records_of
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
 from lakerunner_dagster.lake.runs.look_back import LookBack, look_back
-from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
 from lakerunner_dagster.lake.runs.report import OnStep, Step
 from lakerunner_dagster.lake.runs.scratch import scratch_directory
 from lakerunner_dagster.lake.runs.segment_files import FAULT_RETRY_SECONDS, download, set_aside, upload
@@ -46,15 +46,8 @@ TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """An hour of a tier, by which run, under which lease; ``check`` raises when the lease is lost."""
-
-    lake: Lake
-    source: Source
-    group: SegmentGroup
-    run_id: str
-    lease: Lease | None
-    check: Callable[[], None]
+class _Task(HourTask):
+    """An hour of a tier."""
 
     @property
     def tier(self) -> Tier:
@@ -152,7 +145,15 @@ def _rolled_up(task: _Task, piece: Piece) -> Step | None:
     written_since = task.lake.lrdb.clock()
     with scratch_directory() as directory:
         computed = _computed(task, piece, directory)
-    step = _step(task, piece, computed)
+    made = [output.segment for output in computed.outputs]
+    step = task.step(
+        computed.outputs,
+        superseded=0,
+        read=records_of(made),  # of the slots alone: segments.rollup has counted them, and would not have lost one
+        bytes_in=bytes_of(computed.read) + computed.before.bytes,
+        seconds=computed.seconds,
+    )
+    counted = math.fsum(segment.rollup_count for segment in made)
     task.check()
     with task.lake.lrdb.transaction() as conn:
         published = rolling.publish_rollup(
@@ -160,7 +161,7 @@ def _rolled_up(task: _Task, piece: Piece) -> Step | None:
             piece,
             computed.read,
             computed.outputs,
-            ledger=_ledger(task, step, computed),
+            ledger=task.ledger(step, OPERATION, ROLLUP_CODE_VERSION, counted),
             messages=announcements(step.segments, time.time_ns() // 1_000_000),
             lease=task.lease,
             written_since=written_since,
@@ -215,46 +216,9 @@ def _computed(task: _Task, piece: Piece, directory: Path) -> _Computed:
     return _Computed(read, aside, before, outputs, time.monotonic() - started)
 
 
-def _step(task: _Task, piece: Piece, computed: _Computed) -> Step:
-    records = sum(output.segment.records for output in computed.outputs)
-    return Step(
-        source=task.source,
-        signal=ROLLED_UP,
-        dateint=piece.dateint,
-        run_id=task.run_id,
-        box_id=None if task.lease is None else task.lease.box_id,
-        hour=piece.hour,
-        segments=tuple(output.segment for output in computed.outputs),
-        superseded=0,
-        objects=0,
-        set_aside=(),
-        records_read=records,  # of the slots alone: segments.rollup has counted them, and would not have lost one
-        records_written=records,
-        rejected={},
-        elsewhere=0,
-        raw_bytes=0,
-        bytes_in=sum(segment.file_size for segment in computed.read) + computed.before.bytes,
-        bytes_out=sum(output.segment.file_size for output in computed.outputs),
-        seconds=computed.seconds,
-        peak_memory_bytes=peak_memory_bytes(),
-    )
-
-
-def _ledger(task: _Task, step: Step, computed: _Computed) -> LedgerEntry:
-    """The step's line in the books. Its box has many: none of them is the box's."""
-    counted = math.fsum(output.segment.rollup_count for output in computed.outputs)
-    return replace(
-        step.ledger_entry(OPERATION, counted),
-        code_version=ROLLUP_CODE_VERSION,
-        frequency_ms=task.tier.frequency_ms,
-        box_id=None,
-    )
-
-
 def _end(task: _Task, lease: Lease, made: Sequence[Segment]) -> None:
     """The box is done; what it has not computed is dirty, and waits for another."""
     with task.lake.lrdb.transaction() as conn:
         leases.hold(conn, lease, task.group.organization_id)
         slots.postpone(conn, slots.of_box(conn, task.group.organization_id, lease.box_id))
-        records = sum(segment.records for segment in made)
-        boxes.finish(conn, lease, task.group.organization_id, segments=len(made), records=records)
+        boxes.finish(conn, lease, task.group.organization_id, segments=len(made), records=records_of(made))
