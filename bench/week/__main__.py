@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 BEGIN_MS = day_start_ms(20260301)
 DAY_MS = 24 * HOUR_MS
+TENDED_MS = 3 * HOUR_MS
+"""A virtual day passes in minutes: autovacuum, which goes by real time, would come to its tables a few times only."""
+
 ORGANIZATIONS = 4
 AFTERMATH_LOOKS = 100
 """Looks after the last file, within which compaction must come to rest."""
@@ -119,6 +122,8 @@ class Week:
             self._now_ms = to_ms
             _add(took, self._compaction.look(to_ms))
             self._send_nothing()
+            if to_ms // TENDED_MS > (to_ms - self._step_ms) // TENDED_MS:
+                self._tend()
         day = Day(
             number=number,
             tick_ms=_median_ms(took.ticks),
@@ -159,8 +164,7 @@ class Week:
     def faults(self, days: Sequence[Day]) -> list[str]:
         """What should hold now and does not, a sentence each."""
         found = [*self._cost.beyond(), *self._crowded_hours(), *self._unsettled(), *self._slower(days)]
-        with self._lrdb.connection() as conn:
-            conn.execute("ANALYZE")  # as autovacuum does in the time that did not pass
+        self._tend()
         with self._lrdb.snapshot() as conn:
             found += [f"{one.what}: {one.cases} cases, as {one.example}" for one in check.breaches(conn)]
         age = (self._now_ms - BEGIN_MS) / DAY_MS
@@ -218,6 +222,11 @@ class Week:
         """Nobody listens here: what is to be told is forgotten."""
         with self._lrdb.transaction() as conn:
             conn.execute("DELETE FROM outbox")
+
+    def _tend(self) -> None:
+        """What autovacuum does in the time that did not pass."""
+        with self._lrdb.connection() as conn:
+            conn.execute("VACUUM (ANALYZE)")
 
     def _published(self) -> int:
         with self._lrdb.connection() as conn:
