@@ -7,6 +7,7 @@ starting the run (the sensor does), and what the run does (``runs``).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.lrdb.boxes import WaitingPartition
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.model import Source, date_of
+from lakerunner_dagster.lake.planning.fairness import fair_share
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.stages import Stage
 from lakerunner_dagster.lake.ticks.boxing import boxing_of
@@ -61,7 +63,7 @@ class DispatcherTick:
         deadline: float,
         listen_seconds: float = 0.0,
     ) -> list[Dispatch]:
-        """One tick: the partitions to start a run for, longest wait first.
+        """One tick: the partitions to start a run for, longest wait first, places shared among organizations.
 
         ``active`` are the (source key, dateint) that have a run queued or going, ``room`` is how many more may start.
         ``deadline`` is of ``time.monotonic()``: Kafka is polled no longer. For ``listen_seconds`` the tick waits for a
@@ -83,7 +85,10 @@ class DispatcherTick:
         with self._lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, self._stage.name)
             free = [partition for partition in waiting if (partition.source.key, partition.dateint) not in active]
-            chosen = [self._dispatch(partition) for partition in free[: max(room, 0)]]
+            shared = fair_share(
+                free, lambda partition: partition.source.organization_name, _organizations(active), room
+            )
+            chosen = [self._dispatch(partition) for partition in shared]
             boxes.mark_dispatched(conn, [box_id for dispatch in chosen for box_id in dispatch.box_ids])
         return chosen
 
@@ -108,3 +113,8 @@ class DispatcherTick:
             frequencies_ms=partition.frequencies_ms,
             run_key=f"{self._stage.name}/{partition.source.key}/{day}/{digest}",
         )
+
+
+def _organizations(active: AbstractSet[tuple[str, int]]) -> Counter[str]:
+    """How many runs each organization (by name) has; a source's key begins with it."""
+    return Counter(source_key.partition("/")[0] for source_key, _ in active)

@@ -10,7 +10,7 @@ import pytest
 
 from lakerunner_dagster.lake import bus as kafka
 from lakerunner_dagster.lake.bus import Bus
-from lakerunner_dagster.lake.lrdb import dead_letters
+from lakerunner_dagster.lake.lrdb import dead_letters, profiles
 from lakerunner_dagster.lake.model import HOUR_MS, Message
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import ingest_stage
@@ -52,6 +52,20 @@ def test_no_more_runs_are_asked_for_than_there_is_room_and_none_beside_an_active
     assert dispatched(world, room=-1) == []
     assert [dispatch.dateint for dispatch in dispatched(world, active={("acme/edge", DAY)}, room=1)] == [20260204]
     assert [dispatch.dateint for dispatch in dispatched(world)] == [DAY, 20260205]
+
+
+def test_an_organization_that_is_late_need_not_wait_for_the_backlog_of_another(world: World) -> None:
+    box_days(world, 4)
+    globex = uuid4()
+    with world.lake.lrdb.transaction() as conn:
+        profiles.add_organization(conn, "globex", globex)
+    key = f"otel-raw/{globex}/core/logs/late"
+    (world.place.bucket / key).parent.mkdir(parents=True)
+    (world.place.bucket / key).write_bytes(logs("late", [TEN]))
+    world.notify(key)
+    world.box(Signal.LOGS)
+    chosen = dispatched(world, active={("acme/edge", 20260101)}, room=2)
+    assert [dispatch.source.key for dispatch in chosen] == ["globex/core", "acme/edge"]
 
 
 def test_a_dispatch_that_led_to_no_run_is_made_again_under_another_key(world: World) -> None:
