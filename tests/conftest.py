@@ -17,6 +17,7 @@ from lakerunner_dagster.local.kafka import KafkaServer
 from lakerunner_dagster.local.postgres import PostgresServer
 from tests.servers.aws import Aws
 from tests.servers.azure import Azure
+from tests.servers.gcs import Gcs
 from tests.servers.pubsub import PubSub
 
 # No test asserts a duration, least of all on a busy machine.
@@ -103,6 +104,15 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
     """Azure's blobs and queues; a test takes containers and queues of names of its own."""
     server = Azure(tmp_path_factory.mktemp("azurite"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gcs]:
+    """Google Cloud Storage; a test takes buckets of names of its own."""
+    server = Gcs(tmp_path_factory.mktemp("gcs") / "gcs.log")
     server.start()
     yield server
     server.stop()

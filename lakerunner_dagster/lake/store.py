@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from lakerunner_dagster.lake.errors import (
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from obstore import GetResult, ObjectMeta
+    from obstore import GetResult, ObjectMeta, PutMode
     from obstore.store import (
         AzureConfig,
         ClientConfig,
@@ -207,13 +213,34 @@ class Store:
 
     def put(self, key: str, data: Buffer) -> None:
         """Write the object, whole or not at all; one that has this key is replaced."""
+        self._write(key, data, "overwrite")
+
+    def create(self, key: str, data: Buffer) -> bool:
+        """Write the object, whole or not at all; False, and nothing is changed, where other bytes have this key.
+
+        The same bytes are there already where the store's first answer was lost and the request was repeated.
+        """
+        try:
+            self._write(key, data, "create")
+        except AlreadyExistsError:
+            return self._holds(key, data)
+        return True
+
+    def _write(self, key: str, data: Buffer, mode: PutMode) -> None:
         check_key(key)
         content = memoryview(data).cast("B")
         with self._errors(key):
             if self._files is not None:
                 self._files.admit(key)
             # In one request: an interrupted multipart upload leaves parts that nobody sees and somebody pays for.
-            obstore.put(self._store, key, content, use_multipart=False)
+            obstore.put(self._store, key, content, mode=mode, use_multipart=False)
+
+    def _holds(self, key: str, data: Buffer) -> bool:
+        content = memoryview(data).cast("B")
+        try:
+            return self.read(key, len(content))[0] == content
+        except InputError:  # it is larger
+            return False
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[StoredObject]:
         """The objects whose keys are below the path ``prefix`` and greater than ``after``, in the order of their keys.
@@ -266,19 +293,20 @@ class Store:
         try:
             yield
         except FileNotFoundError as error:
-            # The key is taken out, or a sender could make its missing object look like a missing bucket.
-            if any(code in str(error).replace(key, "") for code in NO_BUCKET):
+            # A key may hold such a code: a sender cannot make its missing object look like a missing bucket.
+            if any(code in str(error) and code not in key for code in NO_BUCKET):
                 raise StoreDenied(f"bucket {self.bucket!r} does not exist: correct the storage profile") from error
             raise ObjectMissing(f"{self.bucket}/{key} is not in the store") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StoreDenied(
                 f"{self.bucket}/{key}: {_reason(error)}: check the credentials and their rights"
             ) from error
+        except AlreadyExistsError:
+            raise
         except (InvalidPathError, ValueError) as error:
             raise InputError("bad_key", f"object key {key!a} cannot stand in a store: {_reason(error)}") from error
         except BaseError as error:
-            text = str(error).replace(key, "")
-            if any(code in text for code in (*NO_BUCKET, *REFUSED)):
+            if any(code in str(error) and code not in key for code in (*NO_BUCKET, *REFUSED)):
                 raise StoreDenied(
                     f"{self.bucket}/{key}: {_reason(error)}: check bucket, credentials and rights"
                 ) from error

@@ -44,6 +44,9 @@ class Aws:
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         )
 
+    def create_bucket(self, name: str) -> None:
+        self.client("s3").create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+
     def notify(self, bucket: str, queue: str) -> None:
         """Let the bucket's creations be told to the queue."""
         arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
