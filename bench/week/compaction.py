@@ -103,8 +103,9 @@ class NoStores:
     def download(self, key: str, path: Path) -> None:
         """An object that is never read."""
 
-    def put(self, key: str, data: object) -> None:
+    def create(self, key: str, data: object) -> bool:
         """An object that is never written."""
+        return bool(key) and data is not None
 
 
 def _merge(

@@ -77,9 +77,10 @@ class WatchedStore(Watched):
         self._inner.download(key, path)
         self._boundaries.passed("after a download")
 
-    def put(self, key: str, data: Any) -> None:
-        self._inner.put(key, data)
+    def create(self, key: str, data: Any) -> bool:
+        created: bool = self._inner.create(key, data)
         self._boundaries.passed("after an upload")
+        return created
 
     def delete(self, keys: Any) -> Any:
         outcomes: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from lakerunner_dagster.lake.lrdb import intake, publish
 from lakerunner_dagster.lake.lrdb.intake import Resolution
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.model import ClaimedBox, ObjectOutcome, Output, RawObject, RawState, dateint_of
+from lakerunner_dagster.lake.runs import segment_files
 from lakerunner_dagster.lake.runs.announce import announcements
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
@@ -175,10 +176,8 @@ class _Attempt:
                     raw_bytes=len(payload.payload),
                 )
             )
-        store = self._lake.stores.of(self._box.source.bucket)
         for rows in rows_by_hour(decoded, chunk):
             self._heartbeat.check()
             self._rollup_count += rows.rollup_count
             built = build_segment(rows, decoded, chunk, self._recipe, ordinal)
-            store.put(built.output.segment.key, built.data)
-            self._outputs.append(built.output)
+            self._outputs.append(segment_files.put(self._lake, self._box.source, built.output, built.data))

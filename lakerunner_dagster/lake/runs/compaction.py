@@ -152,7 +152,7 @@ def _written(task: _Task, inputs: Sequence[Segment], directory: Path) -> list[Ou
         directory=directory,
     ):
         task.check()
-        outputs.append(upload(store, merged))
+        outputs.append(upload(task.lake, task.source, merged))
     return outputs
 
 

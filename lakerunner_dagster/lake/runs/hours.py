@@ -21,6 +21,7 @@ from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.lrdb.standing import Hour
 from lakerunner_dagster.lake.model import ObjectOutcome, Output, RawObject, RawState, Source, dateint_of
+from lakerunner_dagster.lake.runs import segment_files
 from lakerunner_dagster.lake.runs.announce import announcements
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
@@ -256,14 +257,12 @@ class _Recomputation:
         started, bytes_before = time.monotonic(), self._reader.bytes_in
         members = self._members(hour)
         recipe = Recipe(self._task.source, self._task.signal, OPERATION, dateint_of(time.time_ns() // 1_000_000))
-        store = self._lake.stores.of(self._task.source.bucket)
         computed = _Computed(frozenset(members))
         for ordinal, chunk in enumerate(self._reader.chunks(members.values())):
             for rows in chunk.hours:
                 if Hour(rows.dateint, rows.hour) == hour:
                     built = build_segment(rows, chunk.decoded, chunk.payloads, recipe, ordinal)
-                    store.put(built.output.segment.key, built.data)
-                    computed.outputs.append(built.output)
+                    computed.outputs.append(segment_files.put(self._lake, self._task.source, built.output, built.data))
                     computed.rollup_count += rows.rollup_count
         computed.bytes_in = self._reader.bytes_in - bytes_before
         computed.seconds = time.monotonic() - started

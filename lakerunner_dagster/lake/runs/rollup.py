@@ -211,7 +211,7 @@ def _computed(task: _Task, piece: Piece, directory: Path) -> _Computed:
         directory=directory,
     ):
         task.check()
-        outputs.append(upload(store, made))
+        outputs.append(upload(task.lake, task.source, made))
     aside = len(published) - len(read) + before.aside
     return _Computed(read, aside, before, outputs, time.monotonic() - started)
 

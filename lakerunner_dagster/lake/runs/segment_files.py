@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import ObjectMissing, SegmentUnusable
 from lakerunner_dagster.lake.lrdb import faults, segments
@@ -20,6 +22,9 @@ from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.segments.output import MergedSegment
 from lakerunner_dagster.lake.segments.reading import MergeInput
 from lakerunner_dagster.lake.store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +50,37 @@ def download(store: Store, inputs: Sequence[Segment], directory: Path) -> list[M
         return list(pool.map(fetched, inputs))
 
 
-def upload(store: Store, made: MergedSegment) -> Output:
-    """Put a segment that was made into the store; its file is gone then."""
+def upload(lake: Lake, source: Source, made: MergedSegment) -> Output:
+    """Put a segment that was made into the store, as ``put`` does; its file is gone then."""
     with made.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        store.put(made.output.segment.key, data)
+        output = put(lake, source, made.output, data)
     made.path.unlink()
-    return made.output
+    return output
+
+
+def put(lake: Lake, source: Source, output: Output, data: Buffer) -> Output:
+    """Put a segment into the store, never over one that readers see; the output as it stands there.
+
+    Its id says what rows it has: other bytes of the same id are these rows as another version of a library wrote them.
+    """
+    store = lake.stores.of(source.bucket)
+    segment = output.segment
+    if store.create(segment.key, data):
+        return output
+    with lake.lrdb.connection() as conn:
+        seen = segments.published_segments(
+            conn,
+            source,
+            segment.signal,
+            segment.dateint,
+            frequency_ms=segment.frequency_ms,
+            segment_ids=[segment.segment_id],
+        )
+    if not seen:  # left by a run that was killed
+        store.put(segment.key, data)
+        return output
+    logger.warning("%s is published in other bytes, and stays: it has the same rows", segment.key)
+    return replace(output, segment=replace(segment, file_size=store.head(segment.key).size))
 
 
 def set_aside(lake: Lake, source: Source, group: SegmentGroup, fault: SegmentUnusable) -> None:

@@ -57,9 +57,9 @@ class StoresWith(Stores):
                 before("read", key)
                 return inner.read(key, max_bytes)
 
-            def put(self, key: str, data: Any) -> None:
-                before("put", key)
-                inner.put(key, data)
+            def create(self, key: str, data: Any) -> bool:
+                before("create", key)
+                return inner.create(key, data)
 
         return cast("Store", Disturbed())
 
@@ -165,7 +165,7 @@ def test_a_store_that_fails_gives_the_box_back_and_spares_the_boxes_behind_it(
 
     def fails(operation: str, key: str) -> None:
         nonlocal failures
-        if operation == "put" and failures:
+        if operation == "create" and failures:
             failures -= 1
             raise failure(f"{key}: 503 Slow Down")
 
@@ -229,7 +229,7 @@ def test_a_stalled_run_whose_box_another_has_done_publishes_nothing(world: World
     others: list[Step] = []
 
     def stall(operation: str, _key: str) -> None:
-        if operation == "put" and not others:
+        if operation == "create" and not others:
             world.expire_leases()
             others.extend(drained(world, run_id="faster"))
 

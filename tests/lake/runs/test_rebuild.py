@@ -200,11 +200,11 @@ class Interrupted(Stores):
             def __getattr__(self, name: str) -> Any:
                 return getattr(store, name)
 
-            def put(self, key: str, data: Any) -> None:
+            def create(self, key: str, data: Any) -> bool:
                 if outer._left:
                     outer._left -= 1
                     outer._happens()
-                store.put(key, data)
+                return store.create(key, data)
 
         return cast("Store", Writing())
 

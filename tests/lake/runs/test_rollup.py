@@ -391,7 +391,7 @@ def test_a_store_that_fails_gives_the_box_back_and_the_slot_stays_dirty(
         raise StoreUnavailable("no answer")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "put", fail)
+        patched.setattr(Store, "create", fail)
         with pytest.raises(WorkIncomplete, match="no answer"):
             drain(world.lake, STAGE, world.source, DAY, run_id="r", on_step=lambda _: None)
     assert dirty(world) == [(60_000, TEN)]
