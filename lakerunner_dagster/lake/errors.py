@@ -46,6 +46,14 @@ class StoreDenied(LakeError):
     """The object store refuses our credentials or our request: trying again as we are cannot help."""
 
 
+class QueueUnavailable(LakeError):
+    """A cloud's queue did not answer, or not as it should: its messages are still there, try again later."""
+
+
+class QueueDenied(LakeError):
+    """A cloud's queue is not there, or refuses us: a person must mend what the message says."""
+
+
 class BusUnavailable(LakeError):
     """Kafka did not acknowledge in time: what was to be sent is still ours, try again later."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -224,6 +224,43 @@ class Settings(_Group):
     directory_settle_seconds: Annotated[
         float, Field(ge=0, description="How long a file must stay unchanged before it is notified.")
     ] = 1.0
+    queue_receivers: Annotated[
+        int, Field(gt=0, le=8, description="Threads of a queue's adapter, each with messages of its own in hand.")
+    ] = 2
+    queue_batch: Annotated[
+        int, Field(gt=0, le=1000, description="Most messages of a queue that one thread has in hand at once.")
+    ] = 100
+    queue_wait_seconds: Annotated[
+        int,
+        Field(ge=0, le=20, description="How long a request to an empty queue waits for a message; so long an end may."),
+    ] = 10
+    queue_lease_seconds: Annotated[
+        int,
+        Field(
+            gt=0,
+            le=600,
+            description="How long a queue keeps a message for an adapter that gives no sign of life, in seconds; with "
+            "Pub/Sub 10 at the least.",
+        ),
+    ] = 60
+    queue_poison_deliveries: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Deliveries after which what cannot be understood moves to Azure's queue of the same name with "
+            "-poison.",
+        ),
+    ] = 5
+    monitor_host: Annotated[
+        str, Field(description="Address of /healthz, /readyz and /metrics of the adapters that have no HTTP otherwise.")
+    ] = "127.0.0.1"
+    monitor_port: Annotated[int, Field(ge=0, le=65535, description="Port of these; 0 takes a free one.")] = 0
+    monitor_stall_seconds: Annotated[
+        float, Field(gt=0, description="How long an adapter's loop may take for a turn before /healthz says so.")
+    ] = 120.0
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="Lines that the adapters log: text, or a JSON object each (json).")
+    ] = "text"
     sources_per_organization: Annotated[
         int, Field(gt=0, le=32767, description="Most collectors that an organization's keys may register.")
     ] = 1000

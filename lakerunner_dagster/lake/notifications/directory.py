@@ -24,6 +24,7 @@ from lakerunner_dagster.lake.errors import (
 from lakerunner_dagster.lake.notifications.events import ObjectEvent
 from lakerunner_dagster.lake.notifications.listing import hidden, raw_objects
 from lakerunner_dagster.lake.notifications.metrics import AdapterMetrics
+from lakerunner_dagster.lake.notifications.monitoring import Pulse
 
 if TYPE_CHECKING:
     import threading
@@ -68,6 +69,7 @@ class DirectoryAdapter:
                 f"bucket {store.bucket!r} is not a directory: let its cloud notify the HTTP adapter instead"
             )
         self.metrics = AdapterMetrics(ADAPTER)
+        self.pulse = Pulse(settings.monitor_stall_seconds)
         self._store = store
         self._intake = intake
         self._poll_seconds = settings.directory_poll_seconds
@@ -86,6 +88,7 @@ class DirectoryAdapter:
 
     def look(self) -> int:
         """List the bucket once and notify what has settled; how many objects Kafka has acknowledged."""
+        self.pulse.beat()
         trouble: LakeError | None = self._list()
         settled = self._settled()
         produced = 0
@@ -104,6 +107,7 @@ class DirectoryAdapter:
         seen: dict[str, _Sighting] = {}
         try:
             for found in raw_objects(self._store):
+                self.pulse.beat()
                 seen[found.key] = self._sighting(found, now)
         except (StoreDenied, StoreUnavailable) as error:
             # What was not listed is not gone.
@@ -156,6 +160,7 @@ class DirectoryAdapter:
 
     def _event(self, key: str) -> ObjectEvent | None:
         """The news of a settled file; None where there is none, or none yet."""
+        self.pulse.beat()
         sighting = self._sightings[key]
         try:
             found = self._store.head(key)

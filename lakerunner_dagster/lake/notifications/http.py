@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import socket
 import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -24,7 +21,8 @@ from starlette.routing import Route
 
 from lakerunner_dagster.lake.errors import BusUnavailable, ConfigurationError, InputError, LakeDatabaseUnavailable
 from lakerunner_dagster.lake.notifications.events import parse
-from lakerunner_dagster.lake.notifications.metrics import CONTENT_TYPE, AdapterMetrics
+from lakerunner_dagster.lake.notifications.metrics import AdapterMetrics
+from lakerunner_dagster.lake.notifications.monitoring import Server, monitor_routes
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -42,9 +40,6 @@ BODY_SECONDS = 30.0
 
 DISCARDED_BODIES = 16
 """How many times the allowed size is read and thrown away, so that a sender hears why before the connection closes."""
-
-CONNECTIONS = 256
-"""Requests at once; further ones are answered 503."""
 
 
 class HttpAdapter:
@@ -64,45 +59,29 @@ class HttpAdapter:
         self._intake = intake
         self._token = token.encode()
         self._body_bytes = settings.http_body_bytes
-        self._socket = _listening(settings.http_host, settings.http_port)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._app(),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                lifespan="off",
-                ws="none",
-                limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=30,
-            )
+        self._server = Server(
+            self._routes(), settings.http_host, settings.http_port, "LAKERUNNER_HTTP_HOST and LAKERUNNER_HTTP_PORT"
         )
 
     @property
     def url(self) -> str:
         """Where it listens, with the port that it was given."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self._server.url
 
     def run(self) -> None:
         """Answer until ``stop`` or, in the main thread, SIGINT or SIGTERM; requests under way are answered first."""
-        self._server.run(sockets=[self._socket])
+        self._server.run()
 
     def stop(self) -> None:
         """Let ``run`` return soon; may be called from any thread."""
-        self._server.should_exit = True
+        self._server.stop()
 
-    def _app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/", self._notified, methods=["POST"]),
-                Route("/", self._preflight, methods=["OPTIONS"]),
-                Route("/healthz", self._alive),
-                Route("/readyz", self._ready),
-                Route("/metrics", self._metrics_text),
-            ]
-        )
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/", self._notified, methods=["POST"]),
+            Route("/", self._preflight, methods=["OPTIONS"]),
+            *monitor_routes(self.metrics, self._intake.troubles),
+        ]
 
     async def _notified(self, request: Request) -> Response:
         started = time.perf_counter()
@@ -182,30 +161,9 @@ class HttpAdapter:
             headers={"Allow": "OPTIONS, POST", "WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"},
         )
 
-    async def _alive(self, _request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
-
-    async def _ready(self, _request: Request) -> Response:
-        troubles = await run_in_threadpool(self._intake.troubles)
-        return JSONResponse({"troubles": troubles}, status_code=503 if troubles else 200)
-
-    async def _metrics_text(self, _request: Request) -> Response:
-        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
-
 
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({error.strerror}): choose another by LAKERUNNER_HTTP_HOST and "
-            "LAKERUNNER_HTTP_PORT (0 takes a free one)"
-        ) from error

@@ -6,13 +6,14 @@ What belongs here: counting, and the text format. What does not: what is counted
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -24,18 +25,26 @@ COUNTERS = {
     "dead_letters": "Objects whose organization, collector or signal is unknown: kept for a person.",
 }
 
+GAUGES = {
+    "in_hand": "Messages of a queue that are in hand: received, and neither acknowledged nor left to it.",
+    "lag_seconds": "Age of the oldest message that came from the queue last; 0 once it had none.",
+}
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class AdapterMetrics:
-    """Counters and one histogram of an adapter; safe to share between threads."""
+    """Counters, one histogram and two gauges of an adapter; safe to share between threads."""
 
-    def __init__(self, adapter: str) -> None:
+    def __init__(self, adapter: str, now: Callable[[], float] = time.time) -> None:
         self._adapter = adapter
+        self._now = now
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seconds_total = 0.0
         self._seconds = [0] * (len(SECONDS_BUCKETS) + 1)
+        self._in_hand = 0
+        self._oldest_sent: dict[str, float | None] = {}
 
     def count(self, counter: str, number: int = 1) -> None:
         """Add to one of COUNTERS."""
@@ -53,6 +62,29 @@ class AdapterMetrics:
             self._seconds[bisect_left(SECONDS_BUCKETS, seconds)] += 1
             self._seconds_total += seconds
 
+    def hold(self, number: int) -> None:
+        """So many more messages (fewer, where negative) are in hand: received, and neither acknowledged nor left."""
+        with self._lock:
+            self._in_hand += number
+
+    def found(self, loop: str, oldest_sent: float | None) -> None:
+        """A loop has looked into the queue: when the oldest message was sent that came, in epoch s; None: none came."""
+        with self._lock:
+            self._oldest_sent[loop] = oldest_sent
+
+    @property
+    def in_hand(self) -> int:
+        """Messages in hand now."""
+        with self._lock:
+            return self._in_hand
+
+    @property
+    def lag_seconds(self) -> float:
+        """How old the oldest message is that came last; 0 where none came. It grows while none can be passed on."""
+        with self._lock:
+            sent = [oldest for oldest in self._oldest_sent.values() if oldest is not None]
+            return max(self._now() - min(sent), 0.0) if sent else 0.0
+
     def value(self, counter: str, reason: str = "") -> int:
         """What has been counted."""
         with self._lock:
@@ -60,9 +92,10 @@ class AdapterMetrics:
 
     def render(self) -> str:
         """The text that Prometheus reads."""
+        gauges = [*self._gauge_lines("in_hand", self.in_hand), *self._gauge_lines("lag_seconds", self.lag_seconds)]
         with self._lock:
             lines = [line for name, help_text in COUNTERS.items() for line in self._counter_lines(name, help_text)]
-            return "\n".join([*lines, *self._histogram_lines(), ""])
+            return "\n".join([*lines, *self._histogram_lines(), *gauges, ""])
 
     def _counter_lines(self, counter: str, help_text: str) -> list[str]:
         name = f"lakerunner_notifications_{counter}_total"
@@ -72,6 +105,10 @@ class AdapterMetrics:
             f"# TYPE {name} counter",
             *(f"{name}{{{self._labels(reason=reason)}}} {samples[reason]}" for reason in sorted(samples)),
         ]
+
+    def _gauge_lines(self, gauge: str, value: float) -> list[str]:
+        name = f"lakerunner_notifications_{gauge}"
+        return [f"# HELP {name} {GAUGES[gauge]}", f"# TYPE {name} gauge", f"{name}{{{self._labels()}}} {value:.15g}"]
 
     def _histogram_lines(self) -> list[str]:
         name = "lakerunner_notifications_seconds"
