@@ -50,6 +50,7 @@ CONCURRENT_REQUESTS = 8
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
+RETRIES = 2
 
 DENIED_STATUS = 403
 
@@ -225,7 +226,9 @@ def plain(content: str) -> bytes:
 
 def _client(url: str, queue: str) -> QueueClient:
     options: dict[str, Any] = {
-        "retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1),
+        "retry_policy": ExponentialRetry(
+            initial_backoff=1, increment_base=2, retry_total=RETRIES, random_jitter_range=1
+        ),
         "connection_timeout": CONNECT_SECONDS,
         "read_timeout": ANSWER_SECONDS,
         "message_encode_policy": None,

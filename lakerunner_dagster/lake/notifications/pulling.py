@@ -104,9 +104,9 @@ class Queue(Protocol):
 class Pauses:
     """Growing waits between attempts, of random lengths so that many adapters do not come back at once."""
 
-    def __init__(self, stop: threading.Event, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
+    def __init__(self, stop: threading.Event, longest_seconds: float | None = None) -> None:
         self._stop = stop
-        self._longest_seconds = longest_seconds
+        self._longest_seconds = longest_seconds or LONGEST_PAUSE_SECONDS
         self._seconds = FIRST_PAUSE_SECONDS
 
     def pause(self) -> bool:
