@@ -232,7 +232,7 @@ class Settings(_Group):
     ] = 100
     queue_wait_seconds: Annotated[
         int,
-        Field(ge=0, le=20, description="How long a request to an empty queue waits for a message; so long an end may."),
+        Field(gt=0, le=20, description="How long a request to an empty queue waits for a message; so long an end may."),
     ] = 10
     queue_lease_seconds: Annotated[
         int,

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -20,6 +22,7 @@ from lakerunner_dagster.local import services
 from tests.command_line import done, refused
 from tests.lake.requests import expected, logs
 from tests.lake.world import BUCKET, NOON_MS, World
+from tests.servers.aws import CREDENTIALS, REGION, Aws
 from tests.waiting import DEADLINE_SECONDS, eventually
 
 LAKERUNNER = [sys.executable, "-m", "lakerunner_dagster.cli"]
@@ -48,6 +51,12 @@ def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
 def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
+
+
+def asked(url: str) -> str:
+    """What a monitor answers, whose status must be 200."""
+    with urlopen(url, timeout=DEADLINE_SECONDS) as answer:  # noqa: S310  # an address of ours
+        return str(answer.read().decode())
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
@@ -82,9 +91,54 @@ def test_the_directory_adapter_finds_a_file_and_ends_when_told(world: World, mon
     world.put(Signal.LOGS, "a", logs("a", [NOON_MS]))
     with running("notify", "directory", BUCKET) as process:
         assert first_line(process) == f"watching bucket {BUCKET}\n"
+        monitor = first_line(process).removeprefix("monitor on ").strip()
         eventually(lambda: bool(world.ingest(Signal.LOGS)), "the file is notified")
+        assert asked(f"{monitor}/healthz") == '{"status":"alive"}'
+        assert asked(f"{monitor}/readyz") == '{"troubles":[]}'
+        assert 'lakerunner_notifications_produced_total{adapter="directory"} 1' in asked(f"{monitor}/metrics")
         end(process, signal.SIGTERM)
     assert world.messages() == expected(a=1)
+
+
+def test_a_queue_s_adapter_takes_an_event_is_looked_at_and_ends_when_told(
+    world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**CREDENTIALS, "LAKERUNNER_QUEUE_WAIT_SECONDS": "1", "LAKERUNNER_LOG_FORMAT": "json"}.items():
+        monkeypatch.setenv(name, value)
+    client = aws.client("sqs")
+    url = client.create_queue(QueueName=f"queue-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+    key = world.put(Signal.LOGS, "a", logs("a", [NOON_MS]))
+    record = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": BUCKET}, "object": {"key": key}}}
+    for body in (json.dumps({"Records": [record]}), "no json"):
+        client.send_message(QueueUrl=url, MessageBody=body)
+    with running("notify", "sqs", url, "--region", REGION, "--endpoint", aws.endpoint) as process:
+        monitor = first_line(process).removeprefix("monitor on ").strip()
+        eventually(lambda: bool(world.ingest(Signal.LOGS)), "the object is notified")
+        assert asked(f"{monitor}/healthz") == '{"status":"alive"}'
+        assert asked(f"{monitor}/readyz") == '{"troubles":[]}'
+        said = 'lakerunner_notifications_failed_total{adapter="sqs",reason="not_json"} 1'
+        eventually(lambda: said in asked(f"{monitor}/metrics"), "the other one is refused")
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line["level"] for line in lines] == ["WARNING", "WARNING"]
+    assert "RedrivePolicy" in lines[0]["message"]
+    assert "it begins b'no json'" in lines[1]["message"]
+
+
+def test_a_cloud_whose_libraries_are_not_there_is_told_which_to_install(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = "lakerunner_dagster.lake.notifications"
+    for extra, library, module in (
+        ("gcp", "google.cloud.pubsub_v1", f"{adapters}.pubsub"),
+        ("azure", "azure.storage.queue", f"{adapters}.azure_queue"),
+    ):
+        monkeypatch.setitem(sys.modules, library, None)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        assert f"pip install 'lakerunner-dagster[{extra}]'" in refused("notify", extra, "projects/p/subscriptions/s")
+    assert world.breaches() == []
 
 
 def test_an_adapter_that_cannot_start_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

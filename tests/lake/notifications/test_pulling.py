@@ -190,7 +190,7 @@ def test_kafka_goes_away_under_load_and_comes_back(lake: Lake, monkeypatch: pyte
     bus = Bus(cluster.bootstrap_servers, prefix=f"t-{uuid.uuid4().hex[:8]}.", replication=1, options=options)
     elsewhere = Lake(lake.lrdb, bus, lake.settings, lake.directory, lake.organization_id)
     settings = quick(lake.settings, queue_receivers=2, queue_batch=10)
-    keys = keys_of(lake, 400)
+    keys = keys_of(lake, 1000)
     queue = MemoryQueue([body(key) for key in keys])
     with pulling(queue, elsewhere.intake, settings) as adapter:
         counted(adapter, "produced", 50)

@@ -1,0 +1,230 @@
+"""What would break if an adapter's death, or a second adapter, lost an object or doubled one.
+
+A message may come twice, and its notification be in Kafka twice: what counts are the raw objects that lrdb knows after
+the ingest boxer's intake.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+from typing import Any, cast
+
+import boto3  # type: ignore[import-untyped]
+import pytest
+
+from lakerunner_dagster.lake.notifications.directory import DirectoryAdapter
+from lakerunner_dagster.lake.notifications.intake import Intake
+from lakerunner_dagster.lake.notifications.pulling import PullingAdapter, Queue, QueueMessage
+from lakerunner_dagster.lake.notifications.sqs import SqsQueue
+from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.lake.signals import Signal
+from tests.lake.killing import Boundaries, Watched, kill_everywhere
+from tests.lake.notifications.pulled import counted, pulling
+from tests.lake.world import BUCKET, COLLECTOR, NOON_MS, ORGANIZATION, World, world_in
+from tests.lake_environment import environment
+from tests.servers.aws import CREDENTIALS, REGION, Aws
+from tests.waiting import DEADLINE_SECONDS, eventually
+
+ROOT = Path(__file__).parents[3]
+
+ADAPTERS, ROUNDS, EACH_ROUND = 2, 25, 40
+"""Adapters at once, how often each is killed, and objects that are put meanwhile: a thousand in all."""
+
+LONGEST_LIFE_SECONDS = 0.4
+"""An adapter lives for up to so long once it has begun: for some batches of messages."""
+
+Q_SETTINGS = {"queue_receivers": 1, "queue_batch": 2, "queue_wait_seconds": 1, "queue_lease_seconds": 1}
+
+
+@dataclass(frozen=True)
+class Door:
+    """A queue of the test's own."""
+
+    client: Any
+    url: str
+    endpoint: str
+
+    def queue(self, settings: Settings) -> SqsQueue:
+        return SqsQueue(self.url, settings, region=REGION, endpoint=self.endpoint)
+
+    def send(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), 10):
+            entries = [
+                {"Id": str(n), "MessageBody": json.dumps(event(name))}
+                for n, name in enumerate(names[start : start + 10])
+            ]
+            assert len(self.client.send_message_batch(QueueUrl=self.url, Entries=entries)["Successful"]) == len(entries)
+
+    def empty(self) -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
+        return not any(int(answer["Attributes"][name]) for name in names)
+
+
+class LastQueue(Watched):
+    """SQS, each step of it watched, that tells its adapter to end once it is empty."""
+
+    def __init__(self, door: Door, settings: Settings, boundaries: Boundaries, stop: threading.Event) -> None:
+        super().__init__(door.queue(settings), boundaries)
+        self._door = door
+        self._stop = stop
+
+    def receive(self, limit: int, stop: threading.Event) -> list[QueueMessage]:
+        messages: list[QueueMessage] = self._inner.receive(limit, stop)
+        self._boundaries.passed("after messages are received")
+        if not messages and self._door.empty():
+            self._stop.set()
+        return messages
+
+    def acknowledge(self, messages: Sequence[QueueMessage]) -> Sequence[QueueMessage]:
+        self._boundaries.passed("before messages are acknowledged")
+        left: Sequence[QueueMessage] = self._inner.acknowledge(messages)
+        self._boundaries.passed("after messages are acknowledged")
+        return left
+
+
+@dataclass(frozen=True)
+class Emptying:
+    """What a child does: an adapter runs until its queue is empty."""
+
+    url: str
+    endpoint: str
+
+    def __call__(self, lake: Lake, deadly: int) -> None:
+        del deadly
+        stop = threading.Event()
+        door = Door(aws_client(self.endpoint), self.url, self.endpoint)
+        boundaries = cast("Watched", lake.bus)._boundaries
+        queue = LastQueue(door, lake.settings, boundaries, stop)
+        settings = lake.settings.model_copy(update=Q_SETTINGS)
+        PullingAdapter(cast("Queue", queue), Intake(lake.lrdb, lake.bus, settings), settings).run(stop)
+
+
+def aws_client(endpoint: str) -> Any:
+    return boto3.client("sqs", endpoint_url=endpoint, region_name=REGION)
+
+
+def event(name: str) -> dict[str, Any]:
+    """What S3 says of an object whose content is its name."""
+    described = {"key": key_of(name), "size": len(name), "eTag": md5(name.encode(), usedforsecurity=False).hexdigest()}
+    return {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": BUCKET}, "object": described}}]}
+
+
+def key_of(name: str) -> str:
+    return f"otel-raw/{ORGANIZATION}/{COLLECTOR}/logs/{name}"
+
+
+@pytest.fixture
+def world(lrdb_url: str, kafka_bootstrap: str, tmp_path: Path) -> Iterator[World]:
+    with world_in(lrdb_url, kafka_bootstrap, tmp_path, f"test-{uuid.uuid4().hex[:12]}.") as world:
+        yield world
+
+
+@pytest.fixture
+def door(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Door:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    client = aws.client("sqs")
+    url = client.create_queue(QueueName=f"queue-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+    return Door(client, url, aws.endpoint)
+
+
+def check_each_once(world: World, names: Sequence[str]) -> None:
+    """After the boxer's intake lrdb has a raw object for each name, and none besides."""
+    world.box(Signal.LOGS)
+    rows = world.query("SELECT key FROM raw_objects ORDER BY key")
+    assert [key for (key,) in rows] == sorted(map(key_of, names))
+    assert world.breaches() == []
+
+
+def test_killed_between_any_two_steps_nothing_is_lost_or_doubled(world: World, door: Door) -> None:
+    names: list[str] = []
+
+    def before(deadly: int) -> None:
+        settings = world.lake.settings.model_copy(update=Q_SETTINGS)
+        with pulling(door.queue(settings), world.intake, settings):
+            eventually(door.empty, "what the dead one left is done")
+        check_each_once(world, names)
+        new = [f"{deadly}-{number}" for number in range(3)]
+        door.send(new)
+        names.extend(new)
+
+    boundaries = kill_everywhere(world.place, Emptying(door.url, door.endpoint), before)
+    check_each_once(world, names)
+    assert set(boundaries) >= {
+        "after messages are received",
+        "before messages are sent",
+        "after messages are sent",
+        "before messages are acknowledged",
+        "after messages are acknowledged",
+    }
+
+
+def test_a_thousand_objects_through_fifty_killed_adapters(
+    world: World, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(world.place).items():
+        monkeypatch.setenv(name, value)
+    for name, number in {**Q_SETTINGS, "queue_batch": 20}.items():
+        monkeypatch.setenv(f"LAKERUNNER_{name.upper()}", str(number))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    rng = random.Random(20260203)
+    names = [f"{number:04}" for number in range(ROUNDS * EACH_ROUND)]
+    for round_ in range(ROUNDS):
+        door.send(names[round_ * EACH_ROUND :][:EACH_ROUND])
+        adapters = [started(door) for _ in range(ADAPTERS)]
+        for adapter in adapters:
+            begun(adapter)
+            time.sleep(rng.uniform(0.0, LONGEST_LIFE_SECONDS))
+            adapter.kill()
+            adapter.communicate(timeout=DEADLINE_SECONDS)
+            assert adapter.returncode == -signal.SIGKILL
+    last = started(door)
+    begun(last)
+    eventually(door.empty, "what the dead ones left is done")
+    last.terminate()
+    _, complaints = last.communicate(timeout=DEADLINE_SECONDS)
+    assert last.returncode == 0, complaints
+    check_each_once(world, names)
+
+
+def started(door: Door) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lakerunner_dagster.cli", "notify", "sqs", door.url]
+    return subprocess.Popen(
+        [*command, "--region", REGION, "--endpoint", door.endpoint],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def begun(adapter: subprocess.Popen[str]) -> None:
+    assert adapter.stdout is not None
+    assert adapter.stdout.readline().startswith("monitor on ")
+
+
+def test_several_adapters_of_one_bucket_give_each_object_once(world: World, door: Door) -> None:
+    names = [str(number) for number in range(20)]
+    settings = world.lake.settings.model_copy(update={"directory_settle_seconds": 0.0, **Q_SETTINGS, "http_port": 0})
+    for name in names:
+        world.put(Signal.LOGS, name, name.encode())
+    door.send(names)
+    door.send(names[:5])
+    watching = DirectoryAdapter(world.lake.stores.of(BUCKET), world.intake, settings)
+    with pulling(door.queue(settings), world.intake, settings) as adapter:
+        assert watching.look() == len(names)
+        world.notify(*map(key_of, names), event_time_ms=NOON_MS)
+        counted(adapter, "produced", len(names) + 5)
+    check_each_once(world, names)
