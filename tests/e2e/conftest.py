@@ -24,6 +24,7 @@ from lakerunner_dagster.local.processes import Children
 from lakerunner_dagster.local.services import LocalServices
 from lakerunner_dagster.partitions import DaySource
 from tests.e2e.dagster_ui import DagsterUI, Materialisation
+from tests.lake.clouds import CLOUD_CREDENTIALS
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,9 @@ def _start(project: Path, stack: ExitStack, patch: pytest.MonkeyPatch) -> Deploy
     patch.setenv("PYTHONPATH", str(ROOT))
     patch.setenv("LAKERUNNER_HTTP_PORT", str(http_port))
     patch.setenv("LAKERUNNER_BOX_AGE_SECONDS", "1")
+    patch.setenv("LAKERUNNER_MONITOR_PORT", "0")
+    for name, value in CLOUD_CREDENTIALS.items():
+        patch.setenv(name, value)
     # Two segments of a size are merged, and no hour is left alone for long.
     patch.setenv("LAKERUNNER_COMPACTION_FANOUT", "2")
     patch.setenv("LAKERUNNER_COMPACTION_GATHER_SECONDS", "1")

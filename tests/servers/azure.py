@@ -21,6 +21,7 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 """The account and key that azurite's documentation gives to everybody: no secret."""
 
 CREDENTIALS = {"AZURE_STORAGE_ACCOUNT_KEY": KEY}
+"""Where store and adapter look for the key."""
 
 API_VERSION = "2021-08-06"
 NO_HEADERS = "\n" * 12

@@ -67,8 +67,8 @@ NEVER = -1
 class AzureQueue:
     """One queue, by its URL, which may carry a SAS token. ConfigurationError where it can be none.
 
-    Credentials: the URL's token, AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY, or what DefaultAzureCredential
-    finds, in this order.
+    Credentials: the URL's token, AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT_KEY (which the stores go by),
+    or what DefaultAzureCredential finds, in this order.
     """
 
     name = "azure"
@@ -91,7 +91,7 @@ class AzureQueue:
             # Neither the value nor the error is passed on: either may hold a secret.
             raise ConfigurationError(
                 f"no client can be made for queue {self._url}: correct AZURE_STORAGE_CONNECTION_STRING or "
-                "AZURE_STORAGE_KEY, or unset it"
+                "AZURE_STORAGE_ACCOUNT_KEY, or unset it"
             ) from error
         self._pool = ThreadPoolExecutor(CONCURRENT_REQUESTS, "azure")
 
@@ -243,7 +243,7 @@ def _client(url: str, queue: str) -> QueueClient:
 
 
 def _credential(url: str) -> DefaultAzureCredential | dict[str, str]:
-    key = os.environ.get("AZURE_STORAGE_KEY")
+    key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY")
     if not key:
         return DefaultAzureCredential()
     parts = urlsplit(url)

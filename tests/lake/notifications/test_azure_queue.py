@@ -55,7 +55,7 @@ class Door:
 
 @pytest.fixture
 def door(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> Door:
-    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
     monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
     door = Door(f"{azure.queue_endpoint}/q-{uuid.uuid4().hex[:8]}")
     with door.client() as client:
@@ -127,7 +127,7 @@ def test_a_message_of_another_s_now_is_told_as_not_done(lake: Lake, door: Door) 
 def test_any_credentials_of_the_environment_do(
     azure: Azure, lake: Lake, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("AZURE_STORAGE_KEY")
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
     account = f"AccountName={ACCOUNT};AccountKey={KEY};QueueEndpoint={azure.queue_endpoint}"
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"DefaultEndpointsProtocol=http;{account}")
     queue = door.queue(lake)
@@ -147,14 +147,14 @@ def test_a_queue_that_is_not_there_or_denies_us_ends_it_at_once_with_what_to_do(
         PullingAdapter(missing, lake.intake, lake.settings).run(Event())
     with pytest.raises(ConfigurationError, match="no queue's URL"):
         AzureQueue("my-queue", lake.settings)
-    monkeypatch.setenv("AZURE_STORAGE_KEY", base64.b64encode(b"wrong").decode())
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"wrong").decode())
     denied = door.queue(lake)
     with pytest.raises(QueueDenied, match="Storage Queue Data Contributor"):
         PullingAdapter(denied, lake.intake, lake.settings).run(Event())
 
 
 def test_a_server_that_is_away_is_unavailable_not_denied(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
     monkeypatch.setattr(azure_queue, "RETRIES", 0)
     nobody = AzureQueue(f"http://127.0.0.1:9/{ACCOUNT}/queue", quick(lake.settings))
     with pytest.raises(QueueUnavailable):
