@@ -13,22 +13,27 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lakerunner_dagster.lake.errors import BusUnavailable, ConfigurationError, InputError, LakeDatabaseUnavailable
-from lakerunner_dagster.lake.notifications.events import parse
+from lakerunner_dagster.lake.notifications.batching import Batches, TooManyWait
+from lakerunner_dagster.lake.notifications.events import Parsed, parse
 from lakerunner_dagster.lake.notifications.metrics import AdapterMetrics
 from lakerunner_dagster.lake.notifications.monitoring import Server, monitor_routes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
-    from lakerunner_dagster.lake.notifications.intake import Intake
+    from lakerunner_dagster.lake.errors import LakeError
+    from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
     from lakerunner_dagster.lake.settings import Settings
+
+    Taken = tuple[Parsed, AcceptReport]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ class HttpAdapter:
             )
         self.metrics = AdapterMetrics(ADAPTER)
         self._intake = intake
+        self._batches: Batches[Taken] = Batches(self._take)
         self._token = token.encode()
         self._body_bytes = settings.http_body_bytes
         self._server = Server(
@@ -92,27 +98,22 @@ class HttpAdapter:
         except HTTPException as refusal:
             self.metrics.count_reasons("failed", {f"http_{refusal.status_code}": 1})
             raise
-        response = await run_in_threadpool(self._take, body)
+        response = await self._answer(body)
         self.metrics.observe(time.perf_counter() - started)
         return response
 
-    def _take(self, body: bytes) -> Response:
-        """What a body says, done; the answer tells its sender whether to send it again."""
+    async def _answer(self, body: bytes) -> Response:
+        """The answer tells a body's sender whether to send it again."""
         try:
-            parsed = parse(body)
-            report = self._intake.accept(parsed.objects, ADAPTER)
+            parsed, report = await self._batches.outcome(body)
         except InputError as error:
             self.metrics.count_reasons("failed", {error.reason: 1})
             logger.warning("notification refused (%s): %s; it begins %a", error.reason, error, body[:200])
             return JSONResponse({"error": error.reason, "message": str(error)}, status_code=400)
+        except TooManyWait as error:
+            return self._come_again("busy", error)
         except (BusUnavailable, LakeDatabaseUnavailable) as error:
-            self.metrics.count_reasons("failed", {"unavailable": 1})
-            logger.warning("notification not taken, its sender is to come again: %s", error)
-            return JSONResponse(
-                {"error": "unavailable", "message": "Kafka or lrdb is away: send it again"},
-                status_code=503,
-                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-            )
+            return self._come_again("unavailable", error)
         ignored = parsed.ignored + report.ignored
         self.metrics.count("produced", report.produced)
         self.metrics.count_reasons("ignored", ignored)
@@ -120,6 +121,22 @@ class HttpAdapter:
         if parsed.handshake is not None:
             return JSONResponse({"validationResponse": parsed.handshake})
         return JSONResponse({"produced": report.produced, "dead_letters": report.dead, "ignored": ignored})
+
+    def _come_again(self, why: str, error: LakeError) -> Response:
+        self.metrics.count_reasons("failed", {why: 1})
+        logger.warning("notification not taken, its sender is to come again: %s", error)
+        return JSONResponse(
+            {"error": why, "message": "Kafka or lrdb is away, or too many send: send it again"},
+            status_code=503,
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )
+
+    def _take(self, bodies: Sequence[bytes]) -> list[Taken | InputError]:
+        """What bodies say, done; what cannot be read changes nothing for the others."""
+        said = [_parsed(body) for body in bodies]
+        readable = [parsed for parsed in said if isinstance(parsed, Parsed)]
+        reports = iter(self._intake.accept_each([parsed.objects for parsed in readable], ADAPTER))
+        return [(parsed, next(reports)) if isinstance(parsed, Parsed) else parsed for parsed in said]
 
     def _authorize(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -160,6 +177,13 @@ class HttpAdapter:
             status_code=200,
             headers={"Allow": "OPTIONS, POST", "WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"},
         )
+
+
+def _parsed(body: bytes) -> Parsed | InputError:
+    try:
+        return parse(body)
+    except InputError as error:
+        return error
 
 
 def _is_loopback(host: str) -> bool:

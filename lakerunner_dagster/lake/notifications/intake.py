@@ -12,8 +12,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import InputError, LakeError
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
     from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
     from lakerunner_dagster.lake.settings import Settings
+
+    Lend = Callable[[], Conn]
+    """A connection for the while of a call, lent when it is first asked for."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +90,26 @@ class Intake:
         A new collector of a known organization is registered. With ``skip_known``, objects of which lrdb has a row are
         ignored as ``known``. BusUnavailable and LakeDatabaseUnavailable: nothing may be taken for passed on.
         """
+        [report] = self.accept_each([events], adapter, skip_known=skip_known)
+        return report
+
+    def accept_each(
+        self, groups: Iterable[Iterable[ObjectEvent]], adapter: str, *, skip_known: bool = False
+    ) -> list[AcceptReport]:
+        """Pass groups of events on together, as ``accept`` does one; what became of each, in their order."""
         queued_ms = time.time_ns() // 1_000_000
-        with self._lrdb.connection() as conn:
-            result = self._sorted(conn, events, adapter, queued_ms)
+        with ExitStack() as lent:
+            # Mostly nothing need be asked: then lrdb may even be away, for Kafka keeps the news.
+            lrdb = cache(partial(lent.enter_context, self._lrdb.connection()))
+            results = [self._sorted(lrdb, events, adapter, queued_ms) for events in groups]
             if skip_known:
-                _leave_out_known(conn, result)
-        letters = self._keep_dead(result.refused, adapter, queued_ms) if result.refused else []
-        messages = [_message(notification) for notification in result.notifications]
+                for result in results:
+                    _leave_out_known(lrdb, result)
+        refused = [refusal for result in results for refusal in result.refused]
+        letters = self._keep_dead(refused, adapter, queued_ms) if refused else []
+        messages = [_message(notification) for result in results for notification in result.notifications]
         self._bus.produce([*messages, *letters], PRODUCE_SECONDS)
-        return AcceptReport(
-            produced=len(messages), dead=Counter(error.reason for _, error in result.refused), ignored=result.ignored
-        )
+        return [_report(result) for result in results]
 
     def replay(self, letters: Iterable[DeadLetter]) -> tuple[int, ...]:
         """Send dead letters again; the ids of those that are passed on now, and so wait no more.
@@ -119,7 +133,7 @@ class Intake:
             dead_letters.mark_replayed(conn, [letter.dead_letter_id])
         return True
 
-    def _sorted(self, conn: Conn, events: Iterable[ObjectEvent], adapter: str, queued_ms: int) -> _Sorted:
+    def _sorted(self, lrdb: Lend, events: Iterable[ObjectEvent], adapter: str, queued_ms: int) -> _Sorted:
         result = _Sorted()
         for event in events:
             reason = uninteresting(event.key)
@@ -127,16 +141,16 @@ class Intake:
                 result.ignored[reason] += 1
                 continue
             try:
-                result.notifications.append(self._notification(conn, event, adapter, queued_ms))
+                result.notifications.append(self._notification(lrdb, event, adapter, queued_ms))
             except InputError as error:
                 result.refused.append((event, error))
         return result
 
-    def _notification(self, conn: Conn, event: ObjectEvent, adapter: str, queued_ms: int) -> Notification:
+    def _notification(self, lrdb: Lend, event: ObjectEvent, adapter: str, queued_ms: int) -> Notification:
         """The notification of an event; InputError when it is nobody's object, or its name can be none."""
         check_key(event.key)
-        found = route(event.key, _mappings(conn, event))
-        source = self._source(conn, found.organization_id, found.collector, event.bucket)
+        found = route(event.key, _mappings(lrdb, event))
+        source = self._source(lrdb, found.organization_id, found.collector, event.bucket)
         return Notification(
             signal=found.signal,
             organization_id=source.organization_id,
@@ -151,13 +165,13 @@ class Intake:
             adapter=adapter,
         )
 
-    def _source(self, conn: Conn, organization_id: UUID, collector: str, bucket: str) -> Source:
+    def _source(self, lrdb: Lend, organization_id: UUID, collector: str, bucket: str) -> Source:
         """The source, registered in lrdb. Only what is there is remembered: one that is added is found at once."""
         name = (organization_id, collector, bucket)
         remembered = self._sources.get(name)
         if remembered is not None and time.monotonic() < remembered[0]:
             return remembered[1]
-        source = profiles.register_source(conn, organization_id, collector, bucket, self._sources_per_organization)
+        source = profiles.register_source(lrdb(), organization_id, collector, bucket, self._sources_per_organization)
         self._sources[name] = (time.monotonic() + SOURCE_SECONDS, source)
         return source
 
@@ -185,19 +199,24 @@ class Intake:
             conn.execute("SELECT 1")
 
 
-def _mappings(conn: Conn, event: ObjectEvent) -> Iterator[PrefixMapping]:
+def _mappings(lrdb: Lend, event: ObjectEvent) -> Iterator[PrefixMapping]:
     """The prefix mappings that fit a key, asked for only where the key does not tell its route itself."""
-    yield from profiles.prefix_mappings(conn, event.bucket, event.key)
+    yield from profiles.prefix_mappings(lrdb(), event.bucket, event.key)
 
 
-def _leave_out_known(conn: Conn, result: _Sorted) -> None:
+def _leave_out_known(lrdb: Lend, result: _Sorted) -> None:
     names: defaultdict[UUID, list[ObjectName]] = defaultdict(list)
     for notification in result.notifications:
         names[notification.organization_id].append(_name(notification))
-    known = set().union(*(known_objects(conn, organization_id, of_it) for organization_id, of_it in names.items()))
+    known = set().union(*(known_objects(lrdb(), organization_id, of_it) for organization_id, of_it in names.items()))
     unknown = [notification for notification in result.notifications if _name(notification) not in known]
     result.ignored.update({"known": len(result.notifications) - len(unknown)})
     result.notifications = unknown
+
+
+def _report(result: _Sorted) -> AcceptReport:
+    dead = Counter(error.reason for _, error in result.refused)
+    return AcceptReport(produced=len(result.notifications), dead=dead, ignored=result.ignored)
 
 
 def _name(notification: Notification) -> ObjectName:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from lakerunner_dagster.lake.notifications.metrics import AdapterMetrics
     from lakerunner_dagster.lake.settings import Settings
 
-CONNECTIONS = 256
-"""Requests at once; further ones are answered 503."""
+CONNECTIONS = 1024
+"""Connections at once, idle ones included; further ones are answered 503."""
 
 GRACE_SECONDS = 30
 """How long requests under way may take once a server is to end."""
