@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MEASUREMENTS = ("ingest", "compaction", "rollup", "dagster_overhead", "partitions", "month")
+MEASUREMENTS = ("ingest", "compaction", "rollup", "dagster_overhead", "partitions", "month", "notify")
 
 
 def main(names: list[str]) -> None:

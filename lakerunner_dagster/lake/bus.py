@@ -61,6 +61,10 @@ NEW_PARTITIONS_SECONDS = 60.0
 """How often a consumer looks whether its topics have grown, in seconds."""
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
+"""Kept, for ``json.dumps`` makes one anew for each message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message as it came; ``body`` is not decoded, for it may be anything. Topic without prefix, time in ms."""
@@ -430,7 +434,7 @@ def _places(offsets: Sequence[TopicPartition]) -> frozenset[tuple[str, int, int]
 def _record(message: Message, prefix: str) -> dict[str, Any]:
     """The arguments of the client's ``produce``. Text that is not Unicode is escaped, so that it can always be sent."""
     key = message.key.encode(errors="backslashreplace")
-    value = json.dumps(message.body, separators=(",", ":")).encode()
+    value = _JSON.encode(message.body).encode()
     headers = [(name, text.encode(errors="backslashreplace")) for name, text in message.headers.items()]
     size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
     if size > MESSAGE_BYTES:

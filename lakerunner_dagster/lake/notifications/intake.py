@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import InputError, LakeError
@@ -260,6 +260,7 @@ def _event_of(letter: DeadLetter) -> ObjectEvent | None:
     return ObjectEvent(bucket=body["b"], key=body["k"], size=body["s"], etag=body["e"], event_time_ms=body["et"])
 
 
+@lru_cache(maxsize=16)  # the events of a batch came at one time
 def _rfc3339(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
