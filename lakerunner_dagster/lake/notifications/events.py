@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
 from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.lrdb.intake import LATEST_MS
 from lakerunner_dagster.lake.notifications.routing import uninteresting
 from lakerunner_dagster.lake.store import normalize_etag
 
@@ -48,7 +49,7 @@ AZURE_CREATED = "Microsoft.Storage.BlobCreated"
 class ObjectEvent:
     """An object was created. ``size`` in stored bytes, 0 when unknown; ``etag`` without quotes, empty when unknown.
 
-    ``event_time_ms`` is what the event says, in epoch ms: unchecked, and 0 where it says nothing.
+    ``event_time_ms`` is what the event says, in epoch ms; 0 where it says nothing that a notification may carry.
     """
 
     bucket: str
@@ -197,7 +198,7 @@ def _gcs_etag(md5_hash: object) -> str:
 def _azure(event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]:
     kind = _azure_type(event)
     if kind == AZURE_VALIDATION:
-        yield _Handshake(_text(_inner(event, "data"), "validationCode"))
+        yield _handshake(_text(_inner(event, "data"), "validationCode"))
         return
     if kind != AZURE_CREATED:
         yield _Ignored("not_created")
@@ -213,6 +214,13 @@ def _azure(event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]:
         etag=data.get("eTag"),
         time=event.get("eventTime") or event.get("time"),
     )
+
+
+def _handshake(code: str) -> _Handshake:
+    """The code to answer with; one that holds half a character could not even be sent back."""
+    if not code.isprintable():
+        raise InputError("incomplete_event", "the event's validationCode is no printable text")
+    return _Handshake(code)
 
 
 def _azure_type(event: Json) -> str:
@@ -265,9 +273,10 @@ def _epoch_ms(value: object) -> int:
     try:
         moment = datetime.fromisoformat(value)
         zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-        return max((zoned - EPOCH) // timedelta(milliseconds=1), 0)
+        milliseconds = (zoned - EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         return 0
+    return milliseconds if 0 <= milliseconds <= LATEST_MS else 0
 
 
 if TYPE_CHECKING:

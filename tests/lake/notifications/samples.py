@@ -29,7 +29,7 @@ def s3_record(key: str = KEY, **changes: Any) -> dict[str, Any]:
             "bucket": {"name": BUCKET, "ownerIdentity": {"principalId": "E"}, "arn": f"arn:aws:s3:::{BUCKET}"},
             "object": {
                 # S3 keeps slashes, writes a space as "+", and escapes the rest.
-                "key": quote_plus(key, safe="/"),
+                "key": quote_plus(key, safe="/", errors="surrogatepass"),
                 "size": SIZE,
                 "eTag": ETAG,
                 "versionId": "096fKKXTRTtl3on89fVO.nfljtsv6qko",
@@ -130,7 +130,7 @@ def event_grid(key: str = KEY, **changes: Any) -> dict[str, Any]:
             "contentType": "application/octet-stream",
             "contentLength": SIZE,
             "blobType": "BlockBlob",
-            "url": f"https://account.blob.core.windows.net/{BUCKET}/{quote(key)}",
+            "url": f"https://account.blob.core.windows.net/{BUCKET}/{quote(key, errors='surrogatepass')}",
             "sequencer": "00000000000004420000000000028963",
             "storageDiagnostics": {"batchId": "b68529f3-68cd-4744-baa4-3c0498ec19f0"},
         },
@@ -176,7 +176,10 @@ def collector_notice(key: str = KEY) -> dict[str, Any]:
                 "eventSource": "aws:s3",
                 "eventName": "ObjectCreated:Put",
                 "eventTime": TIME,
-                "s3": {"bucket": {"name": BUCKET}, "object": {"key": quote_plus(key), "size": SIZE}},
+                "s3": {
+                    "bucket": {"name": BUCKET},
+                    "object": {"key": quote_plus(key, errors="surrogatepass"), "size": SIZE},
+                },
             }
         ]
     }
