@@ -12,7 +12,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lakerunner_dagster.commands import backfill, bucket, lrdb, maintain, notify, organization, quarantine, services
+from lakerunner_dagster.commands import (
+    backfill,
+    bucket,
+    deadletter,
+    lrdb,
+    maintain,
+    notify,
+    organization,
+    quarantine,
+    services,
+)
 from lakerunner_dagster.commands.dev import dev
 from lakerunner_dagster.commands.doctor import doctor
 from lakerunner_dagster.commands.lineage import show_lineage
@@ -30,6 +40,7 @@ app.command()(doctor)
 app.add_typer(services.app, name="services")
 app.add_typer(notify.app, name="notify")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(organization.app, name="organization")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(lrdb.app, name="lrdb")

@@ -51,7 +51,7 @@ def _show_raw(conn: Conn, key: str, bucket: str | None) -> None:
     if not known:
         raise RequestRefused(
             f"no raw object {key!r} is known: check the key (as in the bucket, from its root), and that its "
-            "notification has arrived (`lakerunner status`, `lakerunner quarantine list`)"
+            "notification has arrived (`lakerunner status`, `lakerunner deadletter list`)"
         )
     links = lineage.segments_of_raw(conn, key, bucket)
     for version in known:

@@ -102,7 +102,7 @@ def disable(name: Annotated[str, NAME]) -> None:
 def enable(name: Annotated[str, NAME]) -> None:
     """Take in what comes for a tenant again."""
     _enable(name, enabled=True)
-    say(f"{name}: taken in again; `lakerunner quarantine list` shows what came meanwhile")
+    say(f"{name}: taken in again; what came meanwhile: `lakerunner deadletter replay --reason organization_disabled`")
 
 
 def _enable(name: str, *, enabled: bool) -> None:

@@ -48,6 +48,11 @@ def shown(text: str) -> Text:
     return Text("".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text))
 
 
+def without_key(error_text: str, key: str) -> str:
+    """An error's text without the key that it begins with, where that stands above already."""
+    return error_text.removeprefix(f"{key}: ")
+
+
 def reachable_url(url: str) -> str:
     """The URL of a database, with a bound on the time that connecting may take."""
     try:

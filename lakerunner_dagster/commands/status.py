@@ -40,7 +40,7 @@ def show_status() -> None:
         now_ms, policy = time.time_ns() // 1_000_000, CompactionPolicy()
         debts = [row for signal in Signal for row in debt.debt(conn, signal, policy, now_ms)]
         tiers = coverage.coverage(conn, dateint_of(now_ms - coverage.LOOK_BACK_MS))
-        letters = dead_letters.count_waiting(conn)
+        letters = sum(dead_letters.count_waiting(conn).values())
         unsent = outbox.count(conn)
     if rows:
         console.print(status_table(rows))
@@ -52,15 +52,14 @@ def show_status() -> None:
         console.print(debt_table(debts))
     elif rows:
         say("compaction has nothing to do")
-    if aside := sum(row.quarantined + row.missing for row in rows) + letters:
-        say(f"{aside:,} objects or notifications are set aside, {letters:,} of them dead letters: ", QUARANTINE)
+    if aside := sum(row.quarantined + row.missing for row in rows):
+        say(f"{aside:,} objects are set aside: `lakerunner quarantine list`")
+    if letters:
+        say(f"{letters:,} dead letters wait: `lakerunner deadletter list`")
     if unsent:
         say(f"{unsent:,} messages wait for Kafka to take them (lrdb keeps them until it does)")
     for box in failed:
         _say_failed(box)
-
-
-QUARANTINE = "`lakerunner quarantine list`"
 
 
 def status_table(rows: Sequence[SourceStatus]) -> Table:

@@ -9,12 +9,20 @@ import pytest
 from tests.command_line import done, lakerunner, refused
 from tests.conftest import TestDatabases
 
-READING = [("status",), ("quarantine", "list"), ("organization", "list"), ("bucket", "list"), ("lrdb", "check")]
+READING = [
+    ("status",),
+    ("quarantine", "list"),
+    ("deadletter", "list"),
+    ("organization", "list"),
+    ("bucket", "list"),
+    ("lrdb", "check"),
+]
 CONNECTING = [
     *READING,
     ("lrdb", "migrate"),
     ("lineage", "x"),
     ("quarantine", "retry", "raw:1"),
+    ("deadletter", "replay", "--all"),
     ("notify", "http"),
     ("notify", "directory", "x"),
     ("organization", "add", "x"),
@@ -92,5 +100,16 @@ def test_a_setting_in_env_counts_as_one_of_the_environment(bare: Path) -> None:
 def test_help_names_every_command() -> None:
     ended = lakerunner("--help")
     assert ended.code == 0
-    for name in ("dev", "status", "lineage", "doctor", "services", "notify", "quarantine", "organization", "bucket"):
+    for name in (
+        "dev",
+        "status",
+        "lineage",
+        "doctor",
+        "services",
+        "notify",
+        "quarantine",
+        "deadletter",
+        "organization",
+        "bucket",
+    ):
         assert f" {name} " in ended.out

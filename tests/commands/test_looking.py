@@ -43,7 +43,8 @@ def test_status_says_what_waits_for_a_person(world: World) -> None:
     world.ingest(Signal.LOGS)
     world.notify("somewhere/else.gz")
     out = done("status")
-    assert "2 objects or notifications are set aside, 1 of them dead letters: `lakerunner quarantine list`" in out
+    assert "1 objects are set aside: `lakerunner quarantine list`" in out
+    assert "1 dead letters wait: `lakerunner deadletter list`" in out
 
 
 def test_status_shows_a_failed_box_with_its_error_and_the_way_out(world: World) -> None:

@@ -25,10 +25,10 @@ def test_organizations_are_added_listed_disabled_and_enabled(world: World) -> No
     done("organization", "disable", "globex")
     assert " ".join(("globex", str(OTHER), "no")) in " ".join(done("organization", "list").split())
     world.notify(f"otel-raw/{OTHER}/edge/logs/a")
-    assert "organization_disabled" in done("quarantine", "list")
-    done("organization", "enable", "globex")
-    done("quarantine", "retry", "dead:1")
-    assert "nothing is set aside" in done("quarantine", "list")
+    assert "organization_disabled" in done("deadletter", "list")
+    assert "deadletter replay --reason organization_disabled" in done("organization", "enable", "globex")
+    assert done("deadletter", "replay", "--reason", "organization_disabled") == "1 dead letters were passed on\n"
+    assert done("deadletter", "list") == "no dead letter waits\n"
 
 
 @pytest.mark.usefixtures("world")
@@ -49,9 +49,9 @@ def test_buckets_are_added_listed_and_mapped(world: World) -> None:
     path.parent.mkdir()
     path.write_bytes(logs("mapped", [TEN]))
     world.notify("logs-raw/a")
-    assert "no_route" in done("quarantine", "list")
+    assert "no_route" in done("deadletter", "list")
     assert "holds logs of acme/edge" in done("bucket", "map", BUCKET, "logs-raw/", "logs", "acme", "edge")
-    done("quarantine", "retry", "dead:1")
+    done("deadletter", "replay", "1")
     world.ingest(Signal.LOGS)
     assert world.messages() == expected(mapped=1)
 
@@ -67,7 +67,7 @@ def test_a_bucket_that_cannot_be_is_refused() -> None:
     assert "'x'" not in done("bucket", "list")
 
 
-def test_a_retry_sends_objects_and_letters_round_again(world: World) -> None:
+def test_a_retry_sends_objects_round_again(world: World) -> None:
     broken = world.send(Signal.LOGS, "broken", b"\x1f\x8b")
     absent = world.put(Signal.LOGS, "absent", logs("absent", [TEN]))
     world.notify(absent, f"otel-raw/{OTHER}/edge/logs/a")
@@ -80,19 +80,17 @@ def test_a_retry_sends_objects_and_letters_round_again(world: World) -> None:
         broken,
         "raw:2  missing  object_missing",
         absent,
-        "dead:1  dead",
+        "1 dead letters wait: `lakerunner deadletter list`",
     ):
         assert words in listed
 
     (world.place.bucket / absent).write_bytes(data)
-    message = refused("quarantine", "retry", "raw:1", "raw:2", "raw:2", "dead:1")
-    assert "1 of the dead letters still lead nowhere" in message
+    assert "2 of the objects wait for a box again" in done("quarantine", "retry", "raw:1", "raw:2", "raw:2")
     world.ingest(Signal.LOGS)
     assert world.messages() == expected(absent=1)
     listed = done("quarantine", "list")
     assert "raw:1  quarantined" in listed
     assert "raw:2" not in listed
-    assert "2 times" in listed
     assert world.breaches() == []
 
 
@@ -121,7 +119,7 @@ def test_a_long_list_says_that_it_is_not_all(world: World) -> None:
 @pytest.mark.usefixtures("world")
 def test_an_item_that_is_not_there_is_refused() -> None:
     for command in ("show", "retry"):
-        for item in ("raw:1", "dead:1", "raw:999999999999999999", "raw:0", "x", "raw:1; DROP", "[/x]"):
+        for item in ("raw:1", "dead:1", "segment:1", "raw:999999999999999999", "raw:0", "x", "raw:1; DROP", "[/x]"):
             assert item in refused("quarantine", command, item)
 
 

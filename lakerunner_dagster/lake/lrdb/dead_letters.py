@@ -1,7 +1,7 @@
 """What no stage could take: kept until a person has seen to it.
 
 What belongs here: their rows. What does not: why something is a dead letter (adapters and ticks say), the message on
-the dead-letter topic, sending one again (``notifications.intake``).
+the dead-letter topic, sending one again (``notifications.replay``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
 from psycopg.rows import class_row
 
+from lakerunner_dagster.lake.errors import RequestRefused
 from lakerunner_dagster.lake.lrdb.connection import storable
 
 if TYPE_CHECKING:
@@ -74,18 +76,42 @@ def _digest(topic: str, key: str, reason: str, body: Mapping[str, Any]) -> str:
     return sha256(json.dumps([topic, key, reason, letter], sort_keys=True).encode()).hexdigest()
 
 
-_LETTERS = """
+_LETTERS = sql.SQL("""
     SELECT dead_letter_id, topic, key, reason, error_text, body, adapter, times, first_at, last_at, replayed_at
     FROM dead_letters
-"""
+""")
 
 
-def waiting(conn: Conn, limit: int) -> list[DeadLetter]:
-    """The dead letters that nobody has replayed, the latest first."""
+def waiting(conn: Conn, limit: int, *, reason: str | None = None) -> list[DeadLetter]:
+    """The dead letters (of a reason) that nobody has replayed, the latest first."""
+    return _found(conn, sql.SQL("replayed_at IS NULL AND {}").format(_of(reason)), sql.SQL("DESC"), limit)
+
+
+def kept(conn: Conn, limit: int, *, reason: str | None = None) -> list[DeadLetter]:
+    """The same with those that were replayed."""
+    return _found(conn, _of(reason), sql.SQL("DESC"), limit)
+
+
+def waiting_between(conn: Conn, after: int, last: int, limit: int, *, reason: str | None = None) -> list[DeadLetter]:
+    """The first of the waiting ones with ids greater than ``after``, up to ``last``, in their order."""
+    condition = sql.SQL("replayed_at IS NULL AND dead_letter_id > {} AND dead_letter_id <= {} AND {}")
+    return _found(conn, condition.format(sql.Literal(after), sql.Literal(last), _of(reason)), sql.SQL("ASC"), limit)
+
+
+def last_id(conn: Conn) -> int:
+    """The greatest id that there is; 0 where there is none."""
+    row = conn.execute("SELECT coalesce(max(dead_letter_id), 0) FROM dead_letters").fetchone()
+    return row[0] if row else 0
+
+
+def _of(reason: str | None) -> sql.Composable:
+    return sql.SQL("true") if reason is None else sql.SQL("reason = {}").format(sql.Literal(storable(reason)))
+
+
+def _found(conn: Conn, condition: sql.Composable, order: sql.SQL, limit: int) -> list[DeadLetter]:
+    query = sql.SQL("{letters} WHERE {condition} ORDER BY dead_letter_id {order} LIMIT %s")
     with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
-        return cursor.execute(
-            f"{_LETTERS} WHERE replayed_at IS NULL ORDER BY dead_letter_id DESC LIMIT %s", (limit,)
-        ).fetchall()
+        return cursor.execute(query.format(letters=_LETTERS, condition=condition, order=order), (limit,)).fetchall()
 
 
 def waiting_keys(conn: Conn, topic: str, keys: Sequence[str]) -> set[str]:
@@ -97,18 +123,31 @@ def waiting_keys(conn: Conn, topic: str, keys: Sequence[str]) -> set[str]:
     return {key for (key,) in rows}
 
 
-def count_waiting(conn: Conn) -> int:
-    """How many dead letters nobody has replayed."""
-    row = conn.execute("SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL").fetchone()
-    return row[0] if row else 0
+def count_waiting(conn: Conn) -> dict[str, int]:
+    """How many dead letters nobody has replayed, by reason, the most frequent first."""
+    rows = conn.execute(
+        "SELECT reason, count(*) FROM dead_letters WHERE replayed_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
+    return dict(rows)
 
 
-def show(conn: Conn, dead_letter_id: int) -> DeadLetter | None:
-    """One dead letter."""
-    with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
-        return cursor.execute(f"{_LETTERS} WHERE dead_letter_id = %s", (dead_letter_id,)).fetchone()
+def show(conn: Conn, dead_letter_id: int) -> DeadLetter:
+    """One dead letter; RequestRefused when there is none of that id."""
+    found = _found(conn, sql.SQL("dead_letter_id = {}").format(sql.Literal(dead_letter_id)), sql.SQL("ASC"), 1)
+    if not found:
+        raise RequestRefused(
+            f"there is no dead letter {dead_letter_id}: `lakerunner deadletter list --all` shows those that there are"
+        )
+    return found[0]
 
 
-def mark_replayed(conn: Conn, dead_letter_ids: Sequence[int]) -> None:
-    """These were sent again: they do not wait any more."""
-    conn.execute("UPDATE dead_letters SET replayed_at = now() WHERE dead_letter_id = ANY(%s)", (list(dead_letter_ids),))
+def mark_replayed(conn: Conn, letters: Sequence[DeadLetter]) -> None:
+    """These were sent again: they do not wait any more, but for those that came back since they were read."""
+    conn.execute(
+        """
+        UPDATE dead_letters d SET replayed_at = now()
+        FROM unnest(%s::bigint[], %s::int[]) AS n (dead_letter_id, times)
+        WHERE d.dead_letter_id = n.dead_letter_id AND d.times = n.times
+        """,
+        ([letter.dead_letter_id for letter in letters], [letter.times for letter in letters]),
+    )

@@ -1,8 +1,8 @@
-"""What was set aside, for a person: raw objects that are quarantined, missing or lost records, segments that cannot be
-read, and dead letters.
+"""What was set aside, for a person: raw objects that are quarantined, missing or lost records, and segments that cannot
+be read.
 
-What belongs here: finding them by one kind of id (``raw:12``, ``segment:7``, ``dead:3``) and sending them round again.
-What does not: how they came to be set aside (``publish``, ``faults``, ``dead_letters``).
+What belongs here: finding them by one kind of id (``raw:12``, ``segment:7``) and sending them round again. What does
+not: how they came to be set aside (``publish``, ``faults``), notifications that lead nowhere (``dead_letters``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from uuid import UUID
 from psycopg import sql
 
 from lakerunner_dagster.lake.errors import RequestRefused
-from lakerunner_dagster.lake.lrdb import dead_letters, faults, intake
-from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
+from lakerunner_dagster.lake.lrdb import faults, intake
 from lakerunner_dagster.lake.lrdb.faults import Fault
 from lakerunner_dagster.lake.lrdb.rows import RAW_OBJECT, raw_object
 from lakerunner_dagster.lake.model import RawObject, RawState
@@ -26,7 +25,7 @@ from lakerunner_dagster.lake.model import RawObject, RawState
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
 
-ITEM_ID = re.compile(r"(raw|segment|dead):([1-9][0-9]{0,18})")
+ITEM_ID = re.compile(r"(raw|segment):([1-9][0-9]{0,18})")
 
 LARGEST_ID = 2**63 - 1
 
@@ -60,15 +59,10 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What a retry has done: objects that are pending again, segments that will be read again at once, and dead
-    letters for the caller to send again.
-
-    Once they are sent (``notifications.intake``), call :func:`dead_letters.mark_replayed`.
-    """
+    """What a retry has done: objects that are pending again, and segments that will be read again at once."""
 
     pending: tuple[int, ...]
     due: tuple[int, ...]
-    letters: tuple[DeadLetter, ...]
 
 
 _ATTENTION = sql.SQL("(r.state IN ('quarantined', 'missing') OR r.records_rejected > 0)")
@@ -89,7 +83,7 @@ def set_aside(conn: Conn, organization_id: UUID, limit: int) -> list[SetAside]:
     ]
 
 
-def show(conn: Conn, item_id: str) -> SetAside | Fault | DeadLetter:
+def show(conn: Conn, item_id: str) -> SetAside | Fault:
     """Everything that is known of an item; RequestRefused when there is none of that id."""
     kind, number = _parsed(item_id)
     found = _SHOWN[kind](conn, number) if number <= LARGEST_ID else None
@@ -99,8 +93,7 @@ def show(conn: Conn, item_id: str) -> SetAside | Fault | DeadLetter:
 
 
 def retry(conn: Conn, item_ids: Iterable[str]) -> Retried:
-    """Send items round again: objects wait to be boxed, segments may be read at once, dead letters are given back to be
-    sent again.
+    """Send items round again: objects wait to be boxed, segments may be read at once.
 
     RequestRefused, and nothing done, when one of them is not there, or is an object that is ingested already: its
     rejected records come with a rebuild of their day, once what rejects them has changed.
@@ -121,14 +114,13 @@ def retry(conn: Conn, item_ids: Iterable[str]) -> Retried:
     return Retried(
         pending=tuple(item.raw.raw_object_id for item in objects),
         due=tuple(fault.segment_id for fault in faulty),
-        letters=tuple(item for item in items if isinstance(item, DeadLetter)),
     )
 
 
 def _parsed(item_id: str) -> tuple[str, int]:
     match = ITEM_ID.fullmatch(item_id)
     if match is None:
-        raise RequestRefused(f"{item_id!r} is no item of the quarantine: they are called raw:12, segment:7 or dead:3")
+        raise RequestRefused(f"{item_id!r} is no item of the quarantine: they are called raw:12 or segment:7")
     return match[1], int(match[2])
 
 
@@ -138,10 +130,9 @@ def _raw_set_aside(conn: Conn, raw_object_id: int) -> SetAside | None:
     return None if row is None else _set_aside(row)
 
 
-_SHOWN: Mapping[str, Callable[[Conn, int], SetAside | Fault | DeadLetter | None]] = {
+_SHOWN: Mapping[str, Callable[[Conn, int], SetAside | Fault | None]] = {
     "raw": _raw_set_aside,
     "segment": faults.show,
-    "dead": dead_letters.show,
 }
 
 

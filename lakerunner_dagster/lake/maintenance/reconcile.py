@@ -1,7 +1,7 @@
 """Reconciliation: what the buckets hold and lrdb has never heard of goes through Kafka's front door after all.
 
 What belongs here: which raw objects were missed, and which boxes' messages. What does not: where an object belongs
-(``notifications.routing``), sending (``notifications.intake``, ``ticks.outbox``).
+(``notifications.ownership``), sending (``notifications.intake``, ``ticks.outbox``).
 
 It looks at what was stored within the look-back and has settled; before that, a rebuild finds what was missed.
 """
@@ -19,17 +19,17 @@ from lakerunner_dagster.lake.lrdb import dead_letters, overdue, profiles
 from lakerunner_dagster.lake.lrdb.connection import Conn, storable
 from lakerunner_dagster.lake.lrdb.expiry import first_kept
 from lakerunner_dagster.lake.lrdb.known import ObjectName, known_objects
-from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
 from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
 from lakerunner_dagster.lake.model import HOUR_MS, dateint_of
 from lakerunner_dagster.lake.notifications.events import ObjectEvent
 from lakerunner_dagster.lake.notifications.intake import EVENT_TOPIC, Intake
 from lakerunner_dagster.lake.notifications.listing import hidden, raw_objects_below, with_etag
-from lakerunner_dagster.lake.notifications.routing import Route, route
+from lakerunner_dagster.lake.notifications.ownership import Owners
+from lakerunner_dagster.lake.notifications.routing import Route
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import MaintenancePolicy
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.store import Store, StoredObject, check_key
+from lakerunner_dagster.lake.store import Store, StoredObject
 from lakerunner_dagster.lake.ticks.outbox import announce
 
 NAME = "reconcile"
@@ -123,10 +123,10 @@ class _Bucket:
     def _sorted(self, conn: Conn, events: Sequence[ObjectEvent]) -> _Sorted:
         result = _Sorted()
         of_organization: defaultdict[UUID, list[tuple[ObjectEvent, Route]]] = defaultdict(list)
-        routes = _Routes(conn, self._lake.settings.sources_per_organization)
+        owners = Owners(conn, self._lake.settings.sources_per_organization)
         for event in events:
             try:
-                found = routes.of(event)
+                found = owners.of(event)
                 of_organization[found.organization_id].append((event, found))
             except InputError as error:
                 result.refused.append((event, error))
@@ -145,35 +145,6 @@ class _Bucket:
     def _first_kept(self, conn: Conn, found: Route) -> int:
         frequency_ms = SIGNALS[found.signal].frequency_ms
         return first_kept(conn, found.organization_id, found.signal, frequency_ms, self._findings.order.now_ms)
-
-
-class _Routes:
-    """Whose an object is, as the intake will find it, without registering anything."""
-
-    def __init__(self, conn: Conn, sources_per_organization: int) -> None:
-        self._conn = conn
-        self._most = sources_per_organization
-        self._enabled = {one.organization_id: one.enabled for one in profiles.organizations(conn)}
-        self._collectors: defaultdict[UUID, set[str]] = defaultdict(set)
-        for source in profiles.sources(conn):
-            self._collectors[source.organization_id].add(source.collector)
-
-    def of(self, event: ObjectEvent) -> Route:
-        """The route of an object; InputError where the intake will make a dead letter of it."""
-        check_key(event.key)
-        found = route(event.key, self._mappings(event))
-        if found.organization_id not in self._enabled:
-            raise InputError("unknown_organization", f"no organization has the id {found.organization_id}")
-        if not self._enabled[found.organization_id]:
-            raise InputError("organization_disabled", f"organization {found.organization_id} is disabled")
-        collectors = self._collectors[found.organization_id]
-        if found.collector not in collectors and len(collectors) >= self._most:
-            raise InputError("too_many_collectors", f"{found.collector!r} would be one more than {self._most}")
-        return found
-
-    def _mappings(self, event: ObjectEvent) -> Iterator[PrefixMapping]:
-        """The prefix mappings that fit a key, asked for only where the key does not tell its route itself."""
-        yield from profiles.prefix_mappings(self._conn, event.bucket, event.key)
 
 
 def _leave_out_letters(conn: Conn, result: _Sorted) -> None:

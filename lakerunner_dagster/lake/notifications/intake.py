@@ -1,7 +1,7 @@
 """Object events become notifications in Kafka, or dead letters: nothing that was an event is dropped.
 
 What belongs here: whose object it is, by lrdb; the message; what is kept where it is nobody's. What does not: formats
-(``events``), and how the news came (``http``, ``directory``).
+(``events``), how the news came (``http``, ``directory``), and dead letters that are sent again (``replay``).
 
 The order is the safety: dead letters are committed to lrdb, then everything is sent to Kafka, and only Kafka's
 acknowledgement ends ``accept``. Killed before that, the sender sends again; repetition changes nothing.
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from lakerunner_dagster.lake.bus import Bus
     from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
-    from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
     from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
     from lakerunner_dagster.lake.settings import Settings
 
@@ -111,27 +110,9 @@ class Intake:
         self._bus.produce([*messages, *letters], PRODUCE_SECONDS)
         return [_report(result) for result in results]
 
-    def replay(self, letters: Iterable[DeadLetter]) -> tuple[int, ...]:
-        """Send dead letters again; the ids of those that are passed on now, and so wait no more.
-
-        Those whose cause is still there stay as they are, seen once more. BusUnavailable and LakeDatabaseUnavailable:
-        this letter and those after it still wait.
-        """
-        return tuple(letter.dead_letter_id for letter in letters if self._replay(letter))
-
     def troubles(self) -> list[str]:
         """Which of ``lrdb`` and ``kafka`` does not answer."""
         return [name for name, ask in (("lrdb", self._ask_lrdb), ("kafka", self._bus.cluster_id)) if not _answers(ask)]
-
-    def _replay(self, letter: DeadLetter) -> bool:
-        event = _event_of(letter)
-        if event is None:
-            self._bus.produce([Message(letter.topic, letter.key, letter.body)], PRODUCE_SECONDS)
-        elif self.accept([event], letter.adapter).dead:
-            return False
-        with self._lrdb.transaction() as conn:
-            dead_letters.mark_replayed(conn, [letter.dead_letter_id])
-        return True
 
     def _sorted(self, lrdb: Lend, events: Iterable[ObjectEvent], adapter: str, queued_ms: int) -> _Sorted:
         result = _Sorted()
@@ -250,14 +231,6 @@ def _dead_letter(event: ObjectEvent, error: InputError, queued_ms: int) -> Messa
         },
         headers={"topic": EVENT_TOPIC, "reason": error.reason, "time": _rfc3339(queued_ms)},
     )
-
-
-def _event_of(letter: DeadLetter) -> ObjectEvent | None:
-    """The object event that a letter was; None where it was a message of some other stage."""
-    if letter.topic != EVENT_TOPIC:
-        return None
-    body = letter.body
-    return ObjectEvent(bucket=body["b"], key=body["k"], size=body["s"], etag=body["e"], event_time_ms=body["et"])
 
 
 @lru_cache(maxsize=16)  # the events of a batch came at one time

@@ -126,16 +126,15 @@ def test_what_is_kept_of_a_bad_object_names_it_and_the_reason(aftermath: Afterma
 
 @pytest.mark.usefixtures("aftermath")
 def test_each_notification_that_leads_nowhere_is_found_by_a_person() -> None:
-    letters = {item: block for item, block in listed_items().items() if item.startswith("dead:")}
-    kept = {
-        letter["body"]["k"]: letter for letter in (json.loads(done("quarantine", "show", item)) for item in letters)
-    }
+    listed = done("deadletter", "list")
+    ids = re.findall(r"^([0-9]+)  [a-z]", listed, re.MULTILINE)
+    kept = {letter["body"]["k"]: letter for letter in (json.loads(done("deadletter", "show", one)) for one in ids)}
     assert kept.keys() == {dead.key for dead in DEAD}
     for dead in DEAD:
         letter = kept[dead.key]
         assert letter["reason"] == dead.reason
         assert dead.told in letter["error_text"]
-        assert dead.reason in letters[letter["item"]]
+        assert f"{letter['dead_letter_id']}  {dead.reason}  " in listed
 
 
 def test_a_good_object_is_in_no_list_and_its_lineage_is_whole(aftermath: Aftermath) -> None:
@@ -192,14 +191,15 @@ def test_an_object_that_came_after_all_is_ingested_when_it_is_retried(aftermath:
     assert world.breaches() == []
 
 
-def test_a_stranger_who_becomes_a_tenant_is_ingested_when_retried(aftermath: Aftermath) -> None:
+def test_a_stranger_who_becomes_a_tenant_is_ingested_when_replayed(aftermath: Aftermath) -> None:
     world = aftermath.world
     stranger = next(dead for dead in DEAD if str(NOBODY) in dead.key)
-    (item,) = [item for item, block in listed_items().items() if stranger.key in block]
-    assert "still lead nowhere" in refused("quarantine", "retry", item)
+    again = ("deadletter", "replay", "--reason", "unknown_organization")
+    assert stranger.key in done("deadletter", "list")
+    assert "still lead nowhere" in refused(*again)
     done("organization", "add", "stranger", "--id", str(NOBODY))
-    assert done("quarantine", "retry", item) == "1 of the dead letters were passed on\n"
-    assert item not in listed_items()
+    assert done(*again) == "1 dead letters were passed on\n"
+    assert stranger.key not in done("deadletter", "list")
     with world.lake.lrdb.connection() as conn:
         source = profiles.source_by_key(conn, "stranger/edge")
     assert source is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
 from tests.conftest import TestDatabases
 from tests.lake.notifications.samples import BUCKET, ORGANIZATION
+from tests.lake.world import World, world_in
 
 WAIT_SECONDS = 20.0
 
@@ -76,3 +78,10 @@ def lake(database: Lrdb, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         profiles.add_organization(conn, "shop", UUID(ORGANIZATION))
         profiles.put_bucket(conn, BucketConfiguration(BUCKET, "file", endpoint=str(directory)))
     return Lake(database, bus, Settings(http_port=0, sources_per_organization=4), directory, UUID(ORGANIZATION))
+
+
+@pytest.fixture
+def world(lrdb_url: str, kafka_bootstrap: str, tmp_path: Path) -> Iterator[World]:
+    """A whole lake of the test's own."""
+    with world_in(lrdb_url, kafka_bootstrap, tmp_path, f"test-{uuid.uuid4().hex[:12]}.") as world:
+        yield world

@@ -104,11 +104,6 @@ def test_names_that_can_be_none_are_kept_for_a_person(lake: Lake) -> None:
         assert letter.key.startswith(f"{BUCKET}/otel-raw/")
         assert letter.error_text.startswith(letter.key[:1000])
     assert len(lake.messages("deadletter", len(BAD_NAMES))) == len(BAD_NAMES)
-    assert lake.intake.replay(letters) == ()
-    assert len(lake.messages("objstore.ingest.logs", 1)) == 1
-    assert sorted((letter.dead_letter_id, letter.times) for letter in waiting(lake)) == sorted(
-        (letter.dead_letter_id, 2) for letter in letters
-    )
 
 
 def test_what_belongs_to_nobody_is_a_row_and_a_message_never_dropped(lake: Lake) -> None:
@@ -188,35 +183,6 @@ def test_the_same_letter_again_is_one_letter_seen_twice(lake: Lake) -> None:
     ]
 
 
-def test_a_replayed_letter_is_taken_once_its_cause_is_gone_and_waits_until_then(lake: Lake) -> None:
-    organization = uuid4()
-    key = f"otel-raw/{organization}/edge/traces/a+b ü.binpb"
-    lake.intake.accept([event(key), event("backup/x")], "http")
-    letters = waiting(lake)
-    assert lake.intake.replay(letters) == ()
-    assert {letter.times for letter in waiting(lake)} == {2}
-    with lake.lrdb.transaction() as conn:
-        profiles.add_organization(conn, "late", organization)
-    [replayed] = lake.intake.replay(letters)
-    assert [letter.key for letter in waiting(lake)] == [f"{BUCKET}/backup/x"]
-    with lake.lrdb.connection() as conn:
-        shown = dead_letters.show(conn, replayed)
-    assert shown is not None
-    assert shown.replayed_at is not None
-    [body] = lake.bodies("objstore.ingest.traces", 1)
-    assert (body["k"], body["et"], body["e"], body["a"]) == (key, NOW_MS, "e1", "http")
-
-
-def test_another_stage_s_letter_is_sent_again_as_it_was(lake: Lake) -> None:
-    with lake.lrdb.transaction() as conn:
-        dead_letters.add(
-            conn, topic="objstore.ingest.logs", key="o/c", reason="unknown_source", error_text="?", body={"o": "x"}
-        )
-    assert len(lake.intake.replay(waiting(lake))) == 1
-    [message] = lake.messages("objstore.ingest.logs", 1)
-    assert (message.key, json.loads(message.body)) == ("o/c", {"o": "x"})
-
-
 def test_without_kafka_nothing_is_taken_for_passed_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRODUCE_SECONDS", 0.3)
     intake = Intake(lake.lrdb, Bus(NOBODY, replication=1), lake.settings)
@@ -225,9 +191,6 @@ def test_without_kafka_nothing_is_taken_for_passed_on(lake: Lake, monkeypatch: p
     with pytest.raises(BusUnavailable):
         intake.accept([event("backup/x")], "http")
     assert [letter.key for letter in waiting(lake)] == [f"{BUCKET}/backup/x"]
-    with pytest.raises(BusUnavailable):
-        intake.replay(waiting(lake))
-    assert len(waiting(lake)) == 1
     monkeypatch.setattr("lakerunner_dagster.lake.bus.REQUEST_SECONDS", 0.3)
     assert intake.troubles() == ["kafka"]
     assert lake.intake.troubles() == []

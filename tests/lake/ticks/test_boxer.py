@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
@@ -18,6 +19,7 @@ from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb import dead_letters, offsets, profiles
 from lakerunner_dagster.lake.lrdb.intake import Observed
 from lakerunner_dagster.lake.model import HOUR_MS, Message, dateint_of
+from lakerunner_dagster.lake.notifications.replay import Replayed, replay, waiting
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import BoxPolicy
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS, Signal
@@ -160,8 +162,8 @@ def test_a_notification_of_nobody_waits_as_a_dead_letter_until_somebody_is_there
     with world.lake.lrdb.transaction() as conn:
         profiles.add_organization(conn, "late", other)
         profiles.register_source(conn, other, "edge", BUCKET, limit=1)
-        letters = dead_letters.waiting(conn, 10)
-    assert world.intake.replay(letters) == tuple(letter.dead_letter_id for letter in letters)
+    lake = world.lake
+    assert replay(lake.lrdb, lake.bus, lake.settings, waiting(lake.lrdb)) == Replayed(1, Counter())
     assert world.box(Signal.LOGS).new == 1
 
 
