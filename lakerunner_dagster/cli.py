@@ -21,6 +21,7 @@ from lakerunner_dagster.commands import (
     notify,
     organization,
     quarantine,
+    replay,
     services,
 )
 from lakerunner_dagster.commands.dev import dev
@@ -46,6 +47,7 @@ app.add_typer(bucket.app, name="bucket")
 app.add_typer(lrdb.app, name="lrdb")
 app.add_typer(maintain.app, name="maintain")
 app.add_typer(backfill.app, name="backfill")
+app.add_typer(replay.app, name="replay")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

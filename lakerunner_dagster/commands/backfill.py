@@ -71,7 +71,7 @@ def rollups(
         raise RequestRefused(f"there is no tier {min(unknown)!r}: the tiers are {', '.join(labels)}")
     chosen = {labels[label] for label in tier or labels}
     targets = [(stage, asset) for asset in stage.assets if asset.frequency_ms in chosen]
-    _backfill(_Request("rollups", targets, _span(first, last), source or [], stale=stale), dry_run=dry_run)
+    _backfill(Request("rollups", targets, span_of(first, last), source or [], stale=stale), dry_run=dry_run)
 
 
 @app.command()
@@ -86,7 +86,7 @@ def ingest(
 ) -> None:
     """Rebuild the segments of a range of days from their raw objects."""
     targets = [(stage, asset) for stage in map(ingest_stage, signal or Signal) for asset in stage.assets]
-    _backfill(_Request("ingest", targets, _span(first, last), source or [], stale=stale), dry_run=dry_run)
+    _backfill(Request("ingest", targets, span_of(first, last), source or [], stale=stale), dry_run=dry_run)
 
 
 @app.command()
@@ -101,17 +101,18 @@ def compact(
 ) -> None:
     """Merge the segments of a range of days down to their final files."""
     targets = [(stage, asset) for stage in map(compaction_stage, signal or Signal) for asset in stage.assets]
-    _backfill(_Request("compact", targets, _span(first, last), source or [], stale=stale), dry_run=dry_run)
+    _backfill(Request("compact", targets, span_of(first, last), source or [], stale=stale), dry_run=dry_run)
 
 
-def _span(first: datetime, last: datetime) -> Span:
+def span_of(first: datetime, last: datetime) -> Span:
+    """The days from the first to the last; RequestRefused where the last is before it."""
     if last < first:
         raise RequestRefused(f"--to {last:%Y-%m-%d} is before --from {first:%Y-%m-%d}: name the first day first")
     return Span(int(first.strftime("%Y%m%d")), int(last.strftime("%Y%m%d")))
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
     """What was asked for: of which assets, days and sources (none: all); only what is ``stale``."""
 
     what: str
@@ -139,7 +140,7 @@ class _Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """What is to be done for one asset of one source."""
 
     target: Target
@@ -147,7 +148,7 @@ class _Part:
     before: Sums
 
 
-def _backfill(request: _Request, *, dry_run: bool) -> None:
+def _backfill(request: Request, *, dry_run: bool) -> None:
     with lrdb_snapshot() as conn:
         parts = _parts(conn, request)
         paces = {stage.name: backfill.pace(conn, stage) for stage, _ in request.targets}
@@ -158,6 +159,11 @@ def _backfill(request: _Request, *, dry_run: bool) -> None:
     if dry_run:
         say("dry run: nothing is launched")
         return
+    carry_out(request, parts)
+
+
+def carry_out(request: Request, parts: Sequence[Part]) -> None:
+    """Launch a backfill and follow it to its end, with what readers see before and after; Exit 1 if a run failed."""
     failed = _launch_and_watch(request, parts)
     with lrdb_snapshot() as conn:
         after = [backfill.sums(conn, part.target, request.span) for part in parts]
@@ -168,7 +174,7 @@ def _backfill(request: _Request, *, dry_run: bool) -> None:
         raise typer.Exit(1)
 
 
-def _parts(conn: Conn, request: _Request) -> list[_Part]:
+def _parts(conn: Conn, request: Request) -> list[Part]:
     parts = []
     for source in _sources(conn, request.sources):
         planned: dict[int, set[int]] = {}  # of each tier, the days that it is to have
@@ -182,7 +188,7 @@ def _parts(conn: Conn, request: _Request) -> list[_Part]:
                 days = [day for day in days if day.dateint in stale]
             planned[asset.frequency_ms or 0] = {day.dateint for day in days}
             if days:
-                parts.append(_Part(target, days, backfill.sums(conn, target, request.span)))
+                parts.append(Part(target, days, backfill.sums(conn, target, request.span)))
     return parts
 
 
@@ -195,7 +201,7 @@ def _sources(conn: Conn, keys: Sequence[str]) -> list[Source]:
     return [source for source in found.values() if source is not None]
 
 
-def _plan_table(parts: Sequence[_Part], paces: dict[str, float | None]) -> Table:
+def _plan_table(parts: Sequence[Part], paces: dict[str, float | None]) -> Table:
     table = Table("source", "asset", "days", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("to read", "MiB", "about s"):
         table.add_column(heading, justify="right")
@@ -217,7 +223,7 @@ def _days(days: Sequence[DayWork]) -> str:
     return f"{len(days)}: {first}" + (f" to {last}" if len(days) > 1 else "")
 
 
-def _launch_and_watch(request: _Request, parts: Sequence[_Part]) -> list[tuple[str, str]]:
+def _launch_and_watch(request: Request, parts: Sequence[Part]) -> list[tuple[str, str]]:
     """The failures of the backfill, once it is over."""
     from lakerunner_dagster.instance import backfills  # noqa: PLC0415 - Dagster: seconds that a dry run need not wait
 
@@ -229,7 +235,7 @@ def _launch_and_watch(request: _Request, parts: Sequence[_Part]) -> list[tuple[s
     return backfills.failures(instance, backfill_id)
 
 
-def _partitions(parts: Sequence[_Part]) -> dict[str, list[DaySource]]:
+def _partitions(parts: Sequence[Part]) -> dict[str, list[DaySource]]:
     from lakerunner_dagster.partitions import DaySource  # noqa: PLC0415 - imports dagster
 
     wanted: dict[str, list[DaySource]] = {}
@@ -260,7 +266,7 @@ def _watch(instance: DagsterInstance, backfill_id: str) -> None:
     say(f"{now.done} partitions done, {now.failed} not done: {now.ended}")
 
 
-def _result_table(parts: Sequence[_Part], after: Sequence[Sums]) -> Table:
+def _result_table(parts: Sequence[Part], after: Sequence[Sums]) -> Table:
     """What readers see now, and saw before."""
     table = Table("source", "asset", "days", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("segments\nbefore", "\nafter", "rows\nbefore", "\nafter", "Σcount\nbefore", "\nafter"):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
 import pytest
-from dagster._core.execution.backfill import BulkActionStatus
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from lakerunner_dagster.commands import backfill
@@ -17,22 +13,12 @@ from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.tiers import TIERS
 from lakerunner_dagster.partitions import DaySource
 from tests.command_line import done, lakerunner, refused
+from tests.commands.daemon import daemon_at_work
 from tests.lake.requests import gauges
 from tests.lake.world import DAY, NOON_MS, World
 
 SOURCE_KEY = "acme/edge"
 RANGE = ("--from", "2026-02-01", "--to", "2026-02-03")
-
-
-@pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """A Dagster of its own, which has no daemon."""
-    home = tmp_path / "dagster"
-    home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with dg.DagsterInstance.get() as found:
-        yield found
 
 
 def points(world: World, name: str, start_ms: int = NOON_MS) -> None:
@@ -122,38 +108,11 @@ def test_the_same_request_goes_on_with_its_backfill_and_another_has_its_own(
     assert list(titles.values()) == ["rollups 2026-02-01 to 2026-02-03"] * 2
 
 
-def run_like_the_daemon(instance: dg.DagsterInstance, backfill_id: str) -> None:
-    """Materialise what the backfill asks for, tier by tier, as its daemon would."""
-    from lakerunner_dagster.definitions import defs  # noqa: PLC0415 - seconds that other tests need not wait
-
-    found = instance.get_backfill(backfill_id)
-    assert found is not None
-    target = found.get_asset_backfill_data(defs.resolve_asset_graph()).target_subset
-    for key, subset in target.partitions_subsets_by_asset_key.items():
-        for partition in sorted(subset.get_partition_keys()):
-            job = defs.resolve_implicit_global_asset_job_def()
-            result = job.get_subset(asset_selection={key}).execute_in_process(
-                instance=instance, partition_key=partition, tags={BACKFILL_ID_TAG: backfill_id}
-            )
-            assert result.success
-    instance.update_backfill(found._replace(status=BulkActionStatus.COMPLETED_SUCCESS))
-
-
 def test_a_backfill_is_dagsters_own_and_its_runs_do_the_days_anew(
     world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     days(world)
-    real = backfills.progress
-    monkeypatch.setattr(backfill, "LOOK_SECONDS", 0.0)
-    ran: list[str] = []
-
-    def progress(found: dg.DagsterInstance, backfill_id: str) -> backfills.Progress:
-        if not ran:
-            run_like_the_daemon(found, backfill_id)
-            ran.append(backfill_id)
-        return real(found, backfill_id)
-
-    monkeypatch.setattr(backfills, "progress", progress)
+    ran = daemon_at_work(monkeypatch)
     before = world.select(Signal.METRICS, "sum(chq_points)::bigint, count(*)", 3_600_000)
     ended = lakerunner("backfill", "rollups", *RANGE)
     out = ended.out

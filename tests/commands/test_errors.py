@@ -100,16 +100,6 @@ def test_a_setting_in_env_counts_as_one_of_the_environment(bare: Path) -> None:
 def test_help_names_every_command() -> None:
     ended = lakerunner("--help")
     assert ended.code == 0
-    for name in (
-        "dev",
-        "status",
-        "lineage",
-        "doctor",
-        "services",
-        "notify",
-        "quarantine",
-        "deadletter",
-        "organization",
-        "bucket",
-    ):
+    looking, mending = ("status", "lineage", "doctor"), ("quarantine", "deadletter", "replay", "backfill", "maintain")
+    for name in (*looking, *mending, "dev", "services", "notify", "organization", "bucket", "lrdb"):
         assert f" {name} " in ended.out

@@ -15,7 +15,7 @@ from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.intake import Notification
 from lakerunner_dagster.lake.lrdb.known import ObjectName, known_objects
 from lakerunner_dagster.lake.model import Source, dateint_of, rfc3339
-from lakerunner_dagster.lake.notifications.listing import with_etag
+from lakerunner_dagster.lake.notifications.listing import hidden, with_etag
 from lakerunner_dagster.lake.notifications.routing import Route, route, uninteresting
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import Signal
@@ -49,7 +49,8 @@ def _listed(lake: Lake, store: Store, signal: Signal, source: Source) -> Iterato
         mapped = profiles.prefixes_of(conn, source, signal)
     for prefix in [f"otel-raw/{source.organization_id}/{source.collector}/", *mapped]:
         directory, _, _ = prefix.rpartition("/")
-        yield from (found for found in store.list(directory) if found.key.startswith(prefix))
+        listed = (found for found in store.list(directory) if found.key.startswith(prefix))
+        yield from (found for found in listed if not hidden(store, found.key))
 
 
 def _register(conn: Conn, signal: Signal, source: Source, found: list[StoredObject]) -> int:
