@@ -28,6 +28,7 @@ from tests.lake.maintenance.turns import AT_ONCE, turn
 from tests.lake.requests import expected, gauges, logs, minutes
 from tests.lake.world import BUCKET, COLLECTOR, DAY, NOON_MS, ORGANIZATION, Place, World, now_ms
 from tests.lake_environment import environment
+from tests.waiting import eventually
 
 RANGE = ("--from", "2026-02-01", "--to", "2026-02-03")
 DAY_MS = 24 * HOUR_MS
@@ -179,9 +180,15 @@ def test_once_lrdb_is_lost_every_record_comes_back_exactly_once_and_again_change
     assert everything(lost) == before
     assert lost.breaches() == []
 
-    # What Kafka still holds from before tells of nothing new, whatever numbers the collectors had then.
+    # What Kafka still holds from before names other numbers of the collectors, and tells of nothing new.
+    eventually(lambda: lost.box(Signal.LOGS).dead + len(lost.query("SELECT FROM dead_letters")) > 0, "it is heard")
+    letters = len(lost.query("SELECT FROM dead_letters WHERE reason = 'unknown_source'"))
+    assert letters > 0
+    passed_on = done("deadletter", "replay", "--reason", "unknown_source")
+    assert passed_on == f"{letters} dead letters were passed on\n"
     lost.box(Signal.LOGS)
     drain_all(lost, Signal.LOGS)
+    assert lost.query("SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL") == [(0,)]
     assert everything(lost) == before
     # Segments of the lrdb that was lost are nobody's: they go, and readers see the same.
     swept = turn(lost.lake, "orphans", now_ms=now_ms() + DAY_MS * 400, policy=AT_ONCE)
