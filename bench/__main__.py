@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MEASUREMENTS = ("ingest", "compaction", "rollup", "dagster_overhead", "partitions", "month", "notify")
+MEASUREMENTS = ("ingest", "compaction", "rollup", "notify", "runs", "dagster_overhead", "partitions", "month")
 
 
 def main(names: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""Tests of the Dagster instance: storage, launcher and run lanes."""
+"""Tests of the Dagster instance: storage and run lanes."""

@@ -1,6 +1,6 @@
-"""The run launcher: Dagster's default one, which also notices runs whose machine or code server died.
+"""Dagster's default launcher, which also notices runs whose machine or code server died.
 
-What belongs here: the launcher that dagster.yaml names. What does not: retries, which
+What belongs here: what launches where nothing can be forked. What does not: forking (``fork``), and retries, which
 belong to the box (``lake/lrdb``).
 
 A run is a child of the code server that launched it, and that server reports a child that dies. When the server dies

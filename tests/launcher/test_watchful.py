@@ -14,7 +14,7 @@ from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import create_run_for_test
 
-from lakerunner_dagster.instance.launcher import WatchfulRunLauncher
+from lakerunner_dagster.launcher.watchful import WatchfulRunLauncher
 from lakerunner_dagster.local.processes import Children
 from tests.waiting import eventually
 

@@ -1,0 +1,1 @@
+"""Tests of the run launcher: real processes, a real code server, Dagster on PostgreSQL."""
