@@ -25,7 +25,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from dagster._cli.utils import get_instance_for_cli
 from dagster._core.instance.ref import InstanceRef
-from dagster._utils.interrupts import capture_interrupts
+from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from lakerunner_dagster.launcher import protocol
 from lakerunner_dagster.launcher.output import mirror_by_threads
@@ -114,7 +114,8 @@ def _go(run_id: str, instance_ref: InstanceRef) -> None:
         instance.add_run_tags(run_id, RunProcess.this().tag())
         if not _end_if_canceled(instance, run_id):
             _execute_run_command_body(run_id, instance, lambda _event: None, set_exit_code_on_failure=False)
-            _end_if_canceled(instance, run_id)
+            if check_captured_interrupt():  # one that came before any step could take it
+                _end_if_canceled(instance, run_id)
 
 
 def _differ_from_siblings(run_id: str) -> None:

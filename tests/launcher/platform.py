@@ -80,7 +80,7 @@ class Launching:
                 job_name=job_name,
                 op_selection=None,
                 asset_selection=[key],
-                asset_check_selection=[],
+                asset_check_selection=None,
             )
         )
         plan = location.get_execution_plan(job, {}, step_keys_to_execute=None, known_state=None)
