@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import typer
+import yaml  # type: ignore[import-untyped]
+from dagster._config import process_config
 from typer.main import get_command
 
 from lakerunner_dagster.cli import app
@@ -87,3 +91,18 @@ def test_a_setting_that_is_named_and_is_not_there(path: Path) -> None:
 def test_a_link_that_leads_nowhere(path: Path) -> None:
     for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_a_run_launcher_that_dagster_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = 0
+    for block in re.findall(r"```yaml\n(run_launcher:.*?)```", page("deployment.md"), re.DOTALL):
+        launcher = yaml.safe_load(block)["run_launcher"]
+        for name in re.findall(r"env: (\w+)", block):
+            monkeypatch.setenv(name, "of the test")
+        if importlib.util.find_spec(launcher["module"].partition(".")[0]) is None:
+            continue  # of a package that is not ours to install
+        kind = getattr(importlib.import_module(launcher["module"]), launcher["class"])
+        result = process_config(kind.config_type(), launcher["config"])
+        assert result.success, result.errors
+        checked += 1
+    assert checked
