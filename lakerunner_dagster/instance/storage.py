@@ -13,15 +13,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import sqlalchemy
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
-from dagster_postgres.utils import DagsterPostgresException
+from dagster_postgres.utils import DagsterPostgresException, create_pg_connection
 
+from lakerunner_dagster.instance.pool import pooled_engine
 from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.settings import Settings
+
+_TABLES = {"runs", "instance_info", "event_logs", "jobs"}
+"""What dagster-postgres looks for to know whether it has made its tables."""
 
 
 class NoDagsterStorage(ConfigurationError, click.ClickException):
@@ -29,7 +34,19 @@ class NoDagsterStorage(ConfigurationError, click.ClickException):
 
 
 class SettingsPostgresStorage(DagsterPostgresStorage):
-    """dagster-postgres at ``LAKERUNNER_DAGSTER_DATABASE_URL``, whose password thus stands in no instance reference."""
+    """dagster-postgres at ``LAKERUNNER_DAGSTER_DATABASE_URL``, whose password thus stands in no instance reference.
+
+    Its three storages share the connections of their process (``pool``). Dagster's web server gives them engines of
+    their own, with its statement timeout.
+    """
+
+    def __init__(self, postgres_url: str, kept_connections: int, inst_data: ConfigurableClassData | None) -> None:
+        engine = pooled_engine(postgres_url, kept_connections)
+        with create_pg_connection(engine) as connection:
+            missing = _TABLES.difference(sqlalchemy.inspect(connection).get_table_names())
+        super().__init__(postgres_url, should_autocreate_tables=bool(missing), inst_data=inst_data)
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._engine = engine  # noqa: SLF001  # what each opens its connections with
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -43,7 +60,8 @@ class SettingsPostgresStorage(DagsterPostgresStorage):
         config_value: Mapping[str, Any],  # noqa: ARG003  # empty, by config_type
     ) -> DagsterStorage:
         """The storage; NoDagsterStorage where it is not configured or does not answer."""
-        url = Settings().dagster_database_url
+        settings = Settings()
+        url = settings.dagster_database_url
         if url is None:
             if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):
                 return _throw_away_storage()
@@ -52,7 +70,7 @@ class SettingsPostgresStorage(DagsterPostgresStorage):
                 "or set LAKERUNNER_DATABASE_URL, LAKERUNNER_DAGSTER_DATABASE_URL and LAKERUNNER_KAFKA_BOOTSTRAP_SERVERS"
             )
         try:
-            return cls(postgres_url=url.get_secret_value(), inst_data=inst_data)
+            return cls(url.get_secret_value(), settings.dagster_connections, inst_data)
         except DagsterPostgresException as error:
             raise NoDagsterStorage(
                 "PostgreSQL at LAKERUNNER_DAGSTER_DATABASE_URL does not answer: start `lakerunner services up`, "

@@ -197,6 +197,9 @@ class Settings(_Group):
         SecretStr | None,
         Field(description="PostgreSQL URL of Dagster's own storage (postgresql+psycopg2://…)."),
     ] = None
+    dagster_connections: Annotated[
+        int, Field(gt=0, description="Connections to Dagster's own storage that each of its processes keeps.")
+    ] = 2
     kafka_bootstrap_servers: Annotated[
         str | None, Field(description="Kafka's bootstrap servers, host:port,…; unset: the embedded cluster.")
     ] = None
