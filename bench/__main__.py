@@ -8,7 +8,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MEASUREMENTS = ("ingest", "compaction", "rollup", "notify", "runs", "dagster_overhead", "partitions", "month")
+MEASUREMENTS = (
+    "ingest",
+    "compaction",
+    "rollup",
+    "notify",
+    "runs",
+    "dagster_overhead",
+    "dagster_storage",
+    "partitions",
+    "month",
+)
 
 
 def main(names: list[str]) -> None:

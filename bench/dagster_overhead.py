@@ -76,8 +76,8 @@ def _measured(running: Platform, sources: int) -> Table:
     time.sleep(IDLE_SECONDS)
     idle_rate = (cpu_seconds() - idle) / IDLE_SECONDS
     before, began = cpu_seconds(), time.time()
-    _feed(running, sources)
-    runs = _finished_runs(running, sources)
+    feed(running, sources)
+    runs = finished_runs(running, sources)
     seconds = max(run["endTime"] for run in runs) - min(run["creationTime"] for run in runs)
     cpu = cpu_seconds() - before - idle_rate * (time.time() - began)
     ticks = {run: tick["timestamp"] for tick in _ticks(running) for run in tick["runIds"]}
@@ -97,7 +97,7 @@ def _measured(running: Platform, sources: int) -> Table:
     return table
 
 
-def _feed(running: Platform, sources: int) -> None:
+def feed(running: Platform, sources: int) -> None:
     """One file of log records for each of so many new sources."""
     now_ms = time.time_ns() // 1_000_000
     first = ORGANIZATIONS[0]
@@ -109,7 +109,8 @@ def _feed(running: Platform, sources: int) -> None:
                 running.store.put(file.key, file.data)
 
 
-def _finished_runs(running: Platform, count: int) -> list[dict[str, Any]]:
+def finished_runs(running: Platform, count: int) -> list[dict[str, Any]]:
+    """The dispatchers' runs, once there are so many and all have succeeded."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         runs = _ask(running, _RUNS, {})["runsOrError"]["results"]

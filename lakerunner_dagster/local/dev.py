@@ -51,6 +51,9 @@ _LOADED = """
 STARTS_WITHIN_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
+DAGSTER_YAML = Path(lakerunner_dagster.__file__).parents[1] / "dagster.yaml"
+"""The project's own configuration of Dagster."""
+
 MEMORY = {
     # What a run frees it keeps for its next box, in huge pages: else page faults are a third of its time.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -100,7 +103,9 @@ class Platform:
 
 
 @contextmanager
-def platform(settings: Settings, ui_port: int, on_progress: Callable[[str], None]) -> Iterator[Platform]:
+def platform(
+    settings: Settings, ui_port: int, on_progress: Callable[[str], None], dagster_yaml: Path = DAGSTER_YAML
+) -> Iterator[Platform]:
     """Everything, started in the order in which the parts need each other, and stopped when the block ends.
 
     A port that is taken (or 0) gives way to a free one. Raises AlreadyRunning or ServiceFailed, all stopped again.
@@ -120,7 +125,7 @@ def platform(settings: Settings, ui_port: int, on_progress: Callable[[str], None
         ui_port, http_port = free_port(ui_port), free_port(settings.http_port)
         children = Children(
             settings.home.absolute() / "logs",
-            {"DAGSTER_HOME": str(_dagster_home(settings)), "LAKERUNNER_HTTP_PORT": str(http_port)},
+            {"DAGSTER_HOME": str(_dagster_home(settings, dagster_yaml)), "LAKERUNNER_HTTP_PORT": str(http_port)},
         )
         stack.callback(children.stop)
         on_progress("starting Dagster and the adapters")
@@ -174,11 +179,11 @@ def local_bucket(directory: Path) -> BucketConfiguration:
     return BucketConfiguration(DEMO_BUCKET, "file", endpoint=str(directory))
 
 
-def _dagster_home(settings: Settings) -> Path:
-    """Where Dagster keeps what stands in no database (the output of runs), with the project's dagster.yaml in it."""
+def _dagster_home(settings: Settings, dagster_yaml: Path) -> Path:
+    """Where Dagster keeps what stands in no database (the output of runs), with its configuration in it."""
     home = settings.home.absolute() / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(lakerunner_dagster.__file__).parents[1] / "dagster.yaml", home / "dagster.yaml")
+    shutil.copyfile(dagster_yaml, home / "dagster.yaml")
     return home
 
 
