@@ -10,8 +10,9 @@ import dagster as dg
 from lakerunner_dagster.assets.raw import raw_asset
 from lakerunner_dagster.assets.segments import stage_asset
 from lakerunner_dagster.checks.standing import standing_checks
+from lakerunner_dagster.instance import history
 from lakerunner_dagster.jobs.drain import drain_job
-from lakerunner_dagster.jobs.maintenance import maintenance_job, maintenance_schedule
+from lakerunner_dagster.jobs.maintenance import history_job, maintenance_job, maintenance_schedule
 from lakerunner_dagster.lake.maintenance.jobs import JOBS
 from lakerunner_dagster.lake.signals import SIGNALS
 from lakerunner_dagster.lake.stages import STAGES
@@ -25,8 +26,15 @@ defs = dg.Definitions(
         *(stage_asset(stage, asset) for stage in STAGES.values() for asset in stage.assets),
     ],
     asset_checks=[standing_checks(stage, asset) for stage in STAGES.values() for asset in stage.assets],
-    jobs=[*(drain_job(stage) for stage in STAGES.values()), *(maintenance_job(job) for job in JOBS)],
-    schedules=[maintenance_schedule(job) for job in JOBS],
+    jobs=[
+        *(drain_job(stage) for stage in STAGES.values()),
+        *(maintenance_job(job) for job in JOBS),
+        history_job(),
+    ],
+    schedules=[
+        *(maintenance_schedule(job.name, job.summary) for job in JOBS),
+        maintenance_schedule(history.NAME, history.SUMMARY),
+    ],
     sensors=[
         *(boxer_sensor(stage) for stage in STAGES.values()),
         *(dispatcher_sensor(stage) for stage in STAGES.values()),

@@ -25,6 +25,7 @@ from lakerunner_dagster.lake.runs.context import lrdb_url, open_bus
 from lakerunner_dagster.lake.settings import (
     BoxPolicy,
     CompactionPolicy,
+    HistoryPolicy,
     Limits,
     MaintenancePolicy,
     RollupPolicy,
@@ -58,7 +59,9 @@ def doctor() -> None:
     """Show every setting with its value, and try each connection; topics that Kafka lacks are created."""
     settings = Settings()
     console.print(
-        settings_table([settings, BoxPolicy(), CompactionPolicy(), RollupPolicy(), MaintenancePolicy(), Limits()])
+        settings_table(
+            [settings, BoxPolicy(), CompactionPolicy(), RollupPolicy(), MaintenancePolicy(), HistoryPolicy(), Limits()]
+        )
     )
     if all(getattr(settings, name) is None for name in SERVERS):
         raise ConfigurationError(

@@ -1,7 +1,7 @@
 """``lakerunner maintain``: one turn of a maintenance job, or what it would do.
 
-What belongs here: the commands and their output. What does not: the jobs (``lake.maintenance``), their schedules
-(``jobs.maintenance``).
+What belongs here: the commands and their output. What does not: the jobs (``lake.maintenance``, ``instance.history``),
+their schedules (``jobs.maintenance``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 from lakerunner_dagster.commands.session import console, opened_lake, say, shown
 from lakerunner_dagster.lake.maintenance.jobs import JOBS, MaintenanceJob
 from lakerunner_dagster.lake.maintenance.report import FAILED, Order, Report
-from lakerunner_dagster.lake.settings import MaintenancePolicy
+from lakerunner_dagster.lake.settings import HistoryPolicy, MaintenancePolicy
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.maintenance.report import PartitionKeys
@@ -40,10 +40,25 @@ for _job in JOBS:
     app.command(_job.name)(_command(_job))
 
 
+@app.command("history")
+def run_history(dry_run: DRY_RUN = False) -> None:
+    """Delete what old runs said and old events that newer ones supersede from Dagster's own tables."""
+    from lakerunner_dagster.instance.backfills import dagster_instance  # noqa: PLC0415 - imports dagster
+    from lakerunner_dagster.instance.history import history  # noqa: PLC0415 - imports dagster
+
+    _show(history(dagster_instance(), HistoryPolicy(), _order(dry_run=dry_run)))
+
+
 @app.command("all")
 def run_all(dry_run: DRY_RUN = False) -> None:
     """Every job once, in the order in which that makes sense; without DAGSTER_HOME, none that needs Dagster."""
     _run([job for job in JOBS if _partitions() is not None or not job.needs_partitions], dry_run=dry_run)
+    if _partitions() is not None:
+        run_history(dry_run)
+
+
+def _order(*, dry_run: bool, partitions: PartitionKeys | None = None) -> Order:
+    return Order(dry_run, time.time_ns() // 1_000_000, partitions)
 
 
 def _run(jobs: Sequence[MaintenanceJob], *, dry_run: bool) -> None:
@@ -51,7 +66,7 @@ def _run(jobs: Sequence[MaintenanceJob], *, dry_run: bool) -> None:
     with opened_lake() as lake:
         for job in jobs:
             partitions = _partitions() if job.needs_partitions else None
-            report = job.run(lake, MaintenancePolicy(), Order(dry_run, time.time_ns() // 1_000_000, partitions))
+            report = job.run(lake, MaintenancePolicy(), _order(dry_run=dry_run, partitions=partitions))
             _show(report)
             failed += report.failed
     if failed:

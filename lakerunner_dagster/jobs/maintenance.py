@@ -1,6 +1,7 @@
 """The maintenance jobs: for each a Dagster job that takes one turn of it, and a schedule that asks for turns.
 
-What belongs here: when each is due, and how its report is shown. What does not: what it does (``lake.maintenance``).
+What belongs here: when each is due, and how its report is shown. What does not: what it does (``lake.maintenance``;
+of Dagster's own tables ``instance.history``).
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
@@ -11,10 +12,11 @@ from types import MappingProxyType
 
 import dagster as dg
 
+from lakerunner_dagster.instance import history
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG, UNFINISHED, Trigger
 from lakerunner_dagster.lake.maintenance.jobs import MaintenanceJob
 from lakerunner_dagster.lake.maintenance.report import Order, Report
-from lakerunner_dagster.lake.settings import MaintenancePolicy
+from lakerunner_dagster.lake.settings import HistoryPolicy, MaintenancePolicy
 from lakerunner_dagster.partitions import SourcePartitions
 from lakerunner_dagster.resources.lake import LakeResource
 from lakerunner_dagster.tables import table
@@ -30,6 +32,7 @@ DUE: Mapping[str, str] = MappingProxyType(
         "retention": "17 * * * *",
         "orphans": "43 3 * * *",
         "sources": "53 3 * * *",
+        history.NAME: "13 4 * * *",
     }
 )
 """When each job is due, as cron has it (UTC)."""
@@ -52,30 +55,42 @@ def maintenance_job(job: MaintenanceJob) -> dg.JobDefinition:
         order = Order(config.dry_run, time.time_ns() // 1_000_000, SourcePartitions(context.instance))
         with lake.open() as opened:
             report = job.run(opened, MaintenancePolicy(), order)
-        metadata = _metadata(report)
-        if report.failed:
-            raise dg.Failure(f"{report.failed} things could not be done; the next turn tries again", metadata)
-        context.add_output_metadata(metadata)
+        _tell(context, report)
 
-    @dg.job(name=job_name(job), description=job.summary, tags=_tags(job))
+    return _job_of(job.name, job.summary, turn)
+
+
+def history_job() -> dg.JobDefinition:
+    """The Dagster job that keeps the history of the Dagster it runs in within bounds."""
+
+    @dg.op(name=f"{history.NAME}_turn", description=history.SUMMARY)
+    def turn(context: dg.OpExecutionContext, config: MaintenanceConfig) -> None:
+        order = Order(config.dry_run, time.time_ns() // 1_000_000)
+        _tell(context, history.history(context.instance, HistoryPolicy(), order))
+
+    return _job_of(history.NAME, history.SUMMARY, turn)
+
+
+def _job_of(name: str, summary: str, turn: dg.OpDefinition) -> dg.JobDefinition:
+    @dg.job(name=job_name(name), description=summary, tags=_tags(name))
     def maintain() -> None:
         turn()
 
     return maintain
 
 
-def maintenance_schedule(job: MaintenanceJob) -> dg.ScheduleDefinition:
+def maintenance_schedule(name: str, summary: str) -> dg.ScheduleDefinition:
     """The schedule of a maintenance job, which asks for no turn while one is queued or going."""
 
     @dg.schedule(
-        name=f"{job_name(job)}_schedule",
-        job_name=job_name(job),
-        cron_schedule=DUE[job.name],
+        name=f"{job_name(name)}_schedule",
+        job_name=job_name(name),
+        cron_schedule=DUE[name],
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=job.summary,
+        description=summary,
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        going = dg.RunsFilter(job_name=job_name(job), statuses=UNFINISHED)
+        going = dg.RunsFilter(job_name=job_name(name), statuses=UNFINISHED)
         if context.instance.get_runs(going, limit=1):
             return dg.SkipReason("the turn before is queued or going")
         return dg.RunRequest()
@@ -83,13 +98,21 @@ def maintenance_schedule(job: MaintenanceJob) -> dg.ScheduleDefinition:
     return schedule
 
 
-def job_name(job: MaintenanceJob) -> str:
-    """Name of the Dagster job."""
-    return f"maintain_{job.name}"
+def job_name(name: str) -> str:
+    """The name that a maintenance job has in Dagster."""
+    return f"maintain_{name}"
 
 
-def _tags(job: MaintenanceJob) -> dict[str, str]:
-    return {TRIGGER_TAG: str(Trigger.MAINTENANCE), MAINTENANCE_TAG: job.name, "dagster/priority": PRIORITY}
+def _tags(name: str) -> dict[str, str]:
+    return {TRIGGER_TAG: str(Trigger.MAINTENANCE), MAINTENANCE_TAG: name, "dagster/priority": PRIORITY}
+
+
+def _tell(context: dg.OpExecutionContext, report: Report) -> None:
+    """Show the report; the run fails where something could not be done."""
+    metadata = _metadata(report)
+    if report.failed:
+        raise dg.Failure(f"{report.failed} things could not be done; the next turn tries again", metadata)
+    context.add_output_metadata(metadata)
 
 
 def _metadata(report: Report) -> dict[str, dg.MetadataValue]:

@@ -181,6 +181,31 @@ class MaintenancePolicy(_Group):
     ] = 3600.0
 
 
+class HistoryPolicy(_Group):
+    """What Dagster's own tables keep. The status of partitions, and what it stands on, is kept for ever."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKERUNNER_HISTORY_", env_file=".env", extra="ignore", frozen=True)
+
+    logs_days: Annotated[
+        float, Field(gt=0, description="How long the log of a run stays that has ended: its lines and steps, in days.")
+    ] = 7.0
+    runs_days: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="How long a run stays that has ended, and the events of assets that newer ones supersede, "
+            "in days.",
+        ),
+    ] = 14.0
+    events_kept: Annotated[
+        int,
+        Field(gt=0, description="Newest materialisations of each partition that stay for ever, with their runs."),
+    ] = 1
+    backfills_days: Annotated[float, Field(gt=0, description="How long a backfill stays that has ended, in days.")] = (
+        30.0
+    )
+
+
 class Settings(_Group):
     """All settings but the groups above. With nothing set, everything is embedded under ``home``."""
 

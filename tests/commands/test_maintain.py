@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from tests.command_line import done, lakerunner, refused
+from tests.conftest import TestDatabases
+from tests.instance.past import LOGS, past_at
 from tests.lake.requests import expected, logs, minutes
 from tests.lake.world import NOON_MS, World
 
@@ -94,3 +99,19 @@ def test_a_tier_that_is_not_there_cannot_be_kept(world: World) -> None:
     assert world.objects() == {}
     assert "have no tier of 7 s" in refused("organization", "retention", "acme", "metrics", "1", "--frequency", "7")
     assert "for ever" in done("organization", "retention", "acme", "metrics", "0", "--frequency", "10")
+
+
+def test_the_history_of_dagster_goes_by_a_command_of_its_own(
+    bare: Path, postgres: TestDatabases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.create_database()
+    monkeypatch.setenv("LAKERUNNER_DAGSTER_DATABASE_URL", url.replace("postgresql:", "postgresql+psycopg2:"))
+    with past_at(url, bare / "home") as past:
+        for _ in range(2):
+            past.run(LOGS, "2026-01-05")
+        past.age(30)
+        assert done("maintain", "history", "--dry-run").startswith("history, dry run: nothing is changed: ")
+        assert past.rows()["runs"] == 2
+        assert done("maintain", "history").startswith("history: ")
+        assert past.rows()["runs"] == 1
+        assert "nothing to do" in done("maintain", "history")

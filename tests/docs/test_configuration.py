@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 from lakerunner_dagster.lake.settings import (
     BoxPolicy,
     CompactionPolicy,
+    HistoryPolicy,
     Limits,
     MaintenancePolicy,
     RollupPolicy,
@@ -32,6 +33,6 @@ def rows(group: type[BaseSettings]) -> list[str]:
 
 def test_a_setting_that_changes_without_its_docs() -> None:
     written = [line for line in PAGE.read_text().splitlines() if line.startswith("| `LAKERUNNER_")]
-    groups = (Settings, BoxPolicy, RollupPolicy, CompactionPolicy, MaintenancePolicy, Limits)
+    groups = (Settings, BoxPolicy, RollupPolicy, CompactionPolicy, MaintenancePolicy, HistoryPolicy, Limits)
     declared = [row for group in groups for row in rows(group)]
     assert written == declared

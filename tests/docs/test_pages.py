@@ -19,6 +19,7 @@ from lakerunner_dagster.lake.segments.columns import FIXED_COLUMNS, OVERFLOW
 from lakerunner_dagster.lake.settings import (
     BoxPolicy,
     CompactionPolicy,
+    HistoryPolicy,
     Limits,
     MaintenancePolicy,
     RollupPolicy,
@@ -81,7 +82,7 @@ def test_a_command_that_is_named_and_is_not_there(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_setting_that_is_named_and_is_not_there(path: Path) -> None:
-    groups = (Settings, BoxPolicy, RollupPolicy, CompactionPolicy, MaintenancePolicy, Limits)
+    groups = (Settings, BoxPolicy, RollupPolicy, CompactionPolicy, MaintenancePolicy, HistoryPolicy, Limits)
     known = {variable_of(group, name) for group in groups for name in group.model_fields}
     named = set(re.findall(r"LAKERUNNER_[A-Z_]*[A-Z]\b", path.read_text()))
     assert named - {"LAKERUNNER_LIMIT"} <= known

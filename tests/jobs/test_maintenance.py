@@ -29,9 +29,9 @@ def _run(instance: dg.DagsterInstance, name: str, *, dry_run: bool = False) -> d
 
 
 def test_every_job_is_due_at_some_time() -> None:
-    assert set(DUE) == set(BY_NAME)
+    assert set(DUE) == {*BY_NAME, "history"}
     schedules = {schedule.name: schedule for schedule in defs.get_repository_def().schedule_defs}
-    assert set(schedules) == {f"{job_name(job)}_schedule" for job in JOBS}
+    assert set(schedules) == {f"{job_name(name)}_schedule" for name in DUE}
     assert {schedule.default_status for schedule in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
 
 
@@ -54,7 +54,7 @@ def test_a_source_that_is_gone_leaves_the_partitions(world: World, instance: dg.
 
 
 def test_no_turn_is_asked_for_while_one_is_queued_or_going() -> None:
-    schedule = maintenance_schedule(BY_NAME["reconcile"])
+    schedule = maintenance_schedule("reconcile", BY_NAME["reconcile"].summary)
     with instance_for_test() as instance:  # a schedule opens its instance anew, so it must be on disk
         context = dg.build_schedule_context(instance=instance)
         assert isinstance(schedule(context), dg.RunRequest)
