@@ -16,6 +16,7 @@ MEASUREMENTS = (
     "runs",
     "dagster_overhead",
     "dagster_storage",
+    "history",
     "partitions",
     "month",
 )
