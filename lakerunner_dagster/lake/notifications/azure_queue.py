@@ -32,7 +32,7 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.queue import ExponentialRetry, QueueClient
 
 from lakerunner_dagster.lake.errors import ConfigurationError, QueueDenied, QueueUnavailable
-from lakerunner_dagster.lake.notifications.pulling import Pauses, QueueMessage
+from lakerunner_dagster.lake.notifications.pulling import BEATS_OF_LEASE, Pauses, QueueMessage, filled
 
 if TYPE_CHECKING:
     import threading
@@ -108,15 +108,7 @@ class AzureQueue:
         messages = self._received(min(limit, PAGE))
         while not messages and time.monotonic() < deadline and not pauses.pause():
             messages = self._received(min(limit, PAGE))
-        while messages and len(messages) % PAGE == 0 and len(messages) < limit and not stop.is_set():
-            try:
-                more = self._received(min(limit - len(messages), PAGE))
-            except QueueUnavailable:
-                break  # what has come is in hand; the next request will tell
-            if not more:
-                break
-            messages += more
-        return messages
+        return filled(messages, PAGE, limit, self._received, self._lease_seconds / BEATS_OF_LEASE)
 
     def extend(self, messages: Sequence[QueueMessage]) -> None:
         """They stay invisible for a lease from now on; their receipts are new ones."""

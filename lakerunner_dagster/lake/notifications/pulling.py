@@ -101,6 +101,26 @@ class Queue(Protocol):
         """Let the connections go."""
 
 
+def filled(
+    first: list[QueueMessage], page: int, limit: int, more: Callable[[int], list[QueueMessage]], seconds: float
+) -> list[QueueMessage]:
+    """What came, and ``more`` (of a number) as long as every request brings a full page, up to ``limit`` messages.
+
+    Not for longer than ``seconds``: leases are extended only once all of them are in hand.
+    """
+    messages = list(first)
+    deadline = time.monotonic() + seconds
+    while messages and len(messages) % page == 0 and len(messages) < limit and time.monotonic() < deadline:
+        try:
+            came = more(min(limit - len(messages), page))
+        except (QueueUnavailable, QueueDenied):
+            break  # the next request will tell
+        if not came:
+            break
+        messages += came
+    return messages
+
+
 class Pauses:
     """Growing waits between attempts, of random lengths so that many adapters do not come back at once."""
 
@@ -184,16 +204,12 @@ class PullingAdapter:
         QueueDenied where the queue refuses us from the start.
         """
         self._check()
-        ended = threading.Event()
-        with ThreadPoolExecutor(len(self._hands), "receiver") as pool, self._heartbeat(ended):
+        with ThreadPoolExecutor(len(self._hands), "receiver") as pool, self._heartbeat():
             loops = [pool.submit(self._receive_until, stop, hand) for hand in self._hands]
-            try:
-                for loop in wait(loops, return_when=FIRST_COMPLETED).done:
-                    loop.result()
-            finally:
-                stop.set()
-                wait(loops)
-                ended.set()
+            wait(loops, return_when=FIRST_COMPLETED)
+            # Whichever ends by an error takes the others with it.
+            stop.set()
+            wait(loops)
         for loop in loops:
             loop.result()
 
@@ -359,8 +375,9 @@ class PullingAdapter:
         self._complaints.begin(error)
 
     @contextmanager
-    def _heartbeat(self, ended: threading.Event) -> Iterator[None]:
+    def _heartbeat(self) -> Iterator[None]:
         """Leases of what is in hand are extended, from a thread of its own, for the length of the block."""
+        ended = threading.Event()
         beating = threading.Thread(target=self._beat_until, args=(ended,), name="heartbeat")
         beating.start()
         try:

@@ -25,7 +25,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from lakerunner_dagster.lake.errors import ConfigurationError, QueueDenied, QueueUnavailable
-from lakerunner_dagster.lake.notifications.pulling import QueueMessage
+from lakerunner_dagster.lake.notifications.pulling import BEATS_OF_LEASE, QueueMessage, filled
 
 if TYPE_CHECKING:
     import threading
@@ -74,6 +74,7 @@ class SqsQueue:
         if not re.match(r"https?://[^/]+/.+", url):
             raise ConfigurationError(f"{url[:200]!r} is no queue's URL: https://sqs.REGION.amazonaws.com/ACCOUNT/NAME")
         self._url = url
+        self._redrives = False
         self._wait_seconds = settings.queue_wait_seconds
         self._lease_seconds = settings.queue_lease_seconds
         found = REGION.match(url)
@@ -95,7 +96,8 @@ class SqsQueue:
         """What is missing where the queue has no redrive policy."""
         with self._errors():
             answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["RedrivePolicy"])
-        if "RedrivePolicy" in answer.get("Attributes", {}):
+        self._redrives = "RedrivePolicy" in answer.get("Attributes", {})
+        if self._redrives:
             return None
         return (
             f"queue {self._url} has no RedrivePolicy: a message that cannot be understood comes again until its "
@@ -104,16 +106,10 @@ class SqsQueue:
 
     def receive(self, limit: int, stop: threading.Event) -> list[QueueMessage]:
         """A long poll, then more without waiting as long as there is a full batch each time."""
-        messages = self._received(min(limit, BATCH), self._wait_seconds)
-        while messages and len(messages) % BATCH == 0 and len(messages) < limit and not stop.is_set():
-            try:
-                more = self._received(min(limit - len(messages), BATCH), 0)
-            except QueueUnavailable:
-                break  # what has come is in hand; the next request will tell
-            if not more:
-                break
-            messages += more
-        return messages
+        del stop  # the wait is bounded by a setting
+        first = self._received(min(limit, BATCH), self._wait_seconds)
+        seconds = self._lease_seconds / BEATS_OF_LEASE
+        return filled(first, BATCH, limit, lambda number: self._received(number, wait_seconds=0), seconds)
 
     def extend(self, messages: Sequence[QueueMessage]) -> None:
         """Their visibility timeout begins anew. SQS allows 12 hours in all: then they come again."""
@@ -124,7 +120,9 @@ class SqsQueue:
         return self._in_batches(self._client.delete_message_batch, messages)
 
     def refuse(self, messages: Sequence[QueueMessage]) -> None:
-        """They come again when their visibility timeout ends; the redrive policy counts how often."""
+        """They come again at once where a redrive policy counts how often, else when their visibility timeout ends."""
+        if self._redrives:
+            self.give_back(messages)
 
     def give_back(self, messages: Sequence[QueueMessage]) -> None:
         """They are visible at once."""

@@ -19,7 +19,7 @@ from lakerunner_dagster.lake.notifications.azure_queue import AzureQueue, plain
 from lakerunner_dagster.lake.notifications.pulling import PullingAdapter
 from tests.lake.notifications import samples
 from tests.lake.notifications.conftest import Lake
-from tests.lake.notifications.pulled import LOGS, counted, pulling, quick
+from tests.lake.notifications.pulled import LOGS, Gate, counted, kept_for_leases, pulling, quick
 from tests.servers.azure import ACCOUNT, KEY, Azure
 from tests.waiting import eventually
 
@@ -98,6 +98,18 @@ def test_what_cannot_be_understood_moves_to_the_queue_of_poison_and_holds_up_no_
         assert adapter.metrics.value("failed", "unknown_format") == 4
         assert adapter.metrics.value("failed", "not_json") == 2
     assert sorted(body["k"] for body in lake.bodies(LOGS, len(expected))) == expected
+
+
+def test_a_lease_is_kept_while_kafka_is_slow(lake: Lake, door: Door) -> None:
+    settings = quick(lake.settings, queue_lease_seconds=3, queue_receivers=2)
+    gate = Gate(lake.intake)
+    door.send(encoded(samples.event_grid(lake.key())))
+    with pulling(door.queue(lake, queue_lease_seconds=3), gate.intake, settings) as adapter:
+        assert gate.asked.wait(60)
+        kept_for_leases(adapter, lease_seconds=3, number=2)
+        gate.free.set()
+        eventually(lambda: door.left() == 0, "the queue is empty")
+    assert [body["k"] for body in lake.bodies(LOGS, 1)] == [lake.key()]
 
 
 def test_more_than_a_page_is_received_and_done_at_once(lake: Lake, door: Door) -> None:

@@ -23,13 +23,12 @@ from lakerunner_dagster.lake.errors import (
 )
 from lakerunner_dagster.lake.notifications import intake as intake_module
 from lakerunner_dagster.lake.notifications import pulling as module
-from lakerunner_dagster.lake.notifications.events import ObjectEvent
-from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
+from lakerunner_dagster.lake.notifications.intake import Intake
 from lakerunner_dagster.lake.notifications.pulling import PullingAdapter, QueueMessage
 from tests.kafka.mock import FaultyCluster
 from tests.lake.notifications import samples
 from tests.lake.notifications.conftest import Lake
-from tests.lake.notifications.pulled import LOGS, counted, pulling, quick
+from tests.lake.notifications.pulled import LOGS, Gate, counted, kept_for_leases, pulling, quick
 from tests.waiting import eventually
 
 BROKEN = b"no json"
@@ -102,32 +101,6 @@ class MemoryQueue:
     def _until(self, messages: Sequence[QueueMessage], at: float) -> None:
         with self._lock:
             self._visible_from.update({m.receipt: at for m in messages if m.receipt in self._visible_from})
-
-
-class Gate:
-    """An intake that is away, or busy, until it is let go."""
-
-    def __init__(self, inner: Intake, error: LakeError | None = None) -> None:
-        self._inner = inner
-        self.error = error
-        self.free = threading.Event()
-        self.asked = threading.Event()
-        self.sizes: list[int] = []
-
-    def accept(self, events: list[ObjectEvent], adapter: str) -> AcceptReport:
-        self.asked.set()
-        if self.error is not None and not self.free.is_set():
-            raise self.error
-        assert self.free.wait(60)
-        self.sizes.append(len(events))
-        return self._inner.accept(events, adapter)
-
-    def troubles(self) -> list[str]:
-        return []
-
-    @property
-    def intake(self) -> Intake:
-        return cast("Intake", self)
 
 
 @pytest.fixture(autouse=True)
@@ -214,9 +187,7 @@ def test_a_lease_is_kept_while_kafka_is_slow(lake: Lake) -> None:
     gate = Gate(lake.intake)
     with pulling(queue, gate.intake, settings) as adapter:
         assert gate.asked.wait(60)
-        until = time.monotonic() + 3 * 0.3
-        eventually(lambda: time.monotonic() > until, "three leases pass")
-        assert queue.deliveries.total() == 1
+        kept_for_leases(adapter, lease_seconds=0.3, number=3)
         gate.free.set()
         counted(adapter, "produced", 1)
     assert queue.deliveries.total() == 1
