@@ -35,7 +35,8 @@ from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.signals import Signal
 from tests.lake.killing import Boundaries, Watched, kill_everywhere
 from tests.lake.notifications.pulled import counted, pulling
-from tests.lake.world import BUCKET, COLLECTOR, NOON_MS, ORGANIZATION, World, world_in
+from tests.lake.notifications.test_http import post, serving
+from tests.lake.world import BUCKET, COLLECTOR, ORGANIZATION, World, world_in
 from tests.lake_environment import environment
 from tests.servers.aws import CREDENTIALS, REGION, Aws
 from tests.waiting import DEADLINE_SECONDS, eventually
@@ -261,8 +262,11 @@ def test_several_adapters_of_one_bucket_give_each_object_once(world: World, door
     door.send(names)
     door.send(names[:5])
     watching = DirectoryAdapter(world.lake.stores.of(BUCKET), world.intake, settings)
-    with pulling(door.queue(settings), world.intake, settings) as adapter:
+    with (
+        pulling(door.queue(settings), world.intake, settings) as adapter,
+        serving(world.intake, settings) as listening,
+    ):
         assert watching.look() == len(names)
-        world.notify(*map(key_of, names), event_time_ms=NOON_MS)
+        assert {post(listening, event(name))[0] for name in names} == {200}
         counted(adapter, "produced", len(names) + 5)
     check_each_once(world, names)
