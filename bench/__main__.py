@@ -13,6 +13,7 @@ MEASUREMENTS = (
     "compaction",
     "rollup",
     "notify",
+    "intake",
     "runs",
     "dagster_overhead",
     "dagster_storage",
