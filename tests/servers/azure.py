@@ -35,10 +35,11 @@ class Azure:
         needed("node", "npm")
         install = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"azurite@{VERSION}", "--prefix"]
         program = cached(f"azurite-{VERSION}", lambda into: [*install, str(into)]) / "node_modules" / ".bin" / "azurite"
-        blobs, queues = free_port(), free_port()
+        blobs, queues, tables = free_port(), free_port(), free_port()
         options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--location", str(directory / "data")]
         ports = ["--blobHost", "127.0.0.1", "--blobPort", str(blobs)]
         ports += ["--queueHost", "127.0.0.1", "--queuePort", str(queues)]
+        ports += ["--tableHost", "127.0.0.1", "--tablePort", str(tables)]
         self._process = ServerProcess([str(program), *options, *ports], queues, directory / "azurite.log")
         self.blob_endpoint = f"http://127.0.0.1:{blobs}/{ACCOUNT}"
         self.queue_endpoint = f"http://127.0.0.1:{queues}/{ACCOUNT}"
