@@ -14,12 +14,12 @@ from rich.text import Text
 
 from lakerunner_dagster.commands import (
     backfill,
-    bucket,
     deadletter,
     lrdb,
     maintain,
     notify,
     organization,
+    profile,
     quarantine,
     replay,
     services,
@@ -43,7 +43,7 @@ app.add_typer(notify.app, name="notify")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(organization.app, name="organization")
-app.add_typer(bucket.app, name="bucket")
+app.add_typer(profile.app, name="profile")
 app.add_typer(lrdb.app, name="lrdb")
 app.add_typer(maintain.app, name="maintain")
 app.add_typer(backfill.app, name="backfill")

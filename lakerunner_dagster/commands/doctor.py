@@ -110,7 +110,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
     except LakeError:
         return  # said above
     if not buckets:
-        yield Finding("buckets", well=False, sentence="none is registered: `lakerunner bucket add NAME --provider …`")
+        yield Finding("buckets", well=False, sentence="none is registered: `lakerunner profile add NAME --provider …`")
     for bucket in buckets:
         yield _tried(f"bucket {bucket.bucket_name}", partial(_bucket, bucket))
 

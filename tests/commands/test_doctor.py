@@ -114,7 +114,7 @@ def test_a_lake_without_a_bucket_is_told_how_to_register_one(healthy: World) -> 
     with healthy.lake.lrdb.transaction() as conn:
         conn.execute("DELETE FROM organization_buckets")
         conn.execute("DELETE FROM bucket_configurations")
-    assert "lakerunner bucket add" in ill(lakerunner("doctor").out)["buckets"]
+    assert "lakerunner profile add" in ill(lakerunner("doctor").out)["buckets"]
 
 
 @pytest.mark.usefixtures("healthy")

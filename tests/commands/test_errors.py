@@ -14,7 +14,7 @@ READING = [
     ("quarantine", "list"),
     ("deadletter", "list"),
     ("organization", "list"),
-    ("bucket", "list"),
+    ("profile", "list"),
     ("lrdb", "check"),
 ]
 CONNECTING = [

@@ -39,9 +39,9 @@ def test_an_organization_that_cannot_be_is_refused() -> None:
 
 
 def test_buckets_are_added_listed_and_mapped(world: World) -> None:
-    done("bucket", "add", "old", "--provider", "file", "--endpoint", str(world.place.bucket))
-    done("bucket", "add", "cloud", "--provider", "aws", "--region", "eu-central-1", "--path-style")
-    listed = " ".join(done("bucket", "list").split())
+    done("profile", "add", "old", "--provider", "file", "--endpoint", str(world.place.bucket))
+    done("profile", "add", "cloud", "--provider", "aws", "--region", "eu-central-1", "--path-style")
+    listed = " ".join(done("profile", "list").split())
     assert f"old file {world.place.bucket}" in listed
     assert "cloud aws eu-central-1 path" in listed
 
@@ -50,7 +50,7 @@ def test_buckets_are_added_listed_and_mapped(world: World) -> None:
     path.write_bytes(logs("mapped", [TEN]))
     world.notify("logs-raw/a")
     assert "no_route" in done("deadletter", "list")
-    assert "holds logs of acme/edge" in done("bucket", "map", BUCKET, "logs-raw/", "logs", "acme", "edge")
+    assert "holds logs of acme/edge" in done("profile", "map", BUCKET, "logs-raw/", "logs", "acme", "edge")
     done("deadletter", "replay", "1")
     world.ingest(Signal.LOGS)
     assert world.messages() == expected(mapped=1)
@@ -58,13 +58,13 @@ def test_buckets_are_added_listed_and_mapped(world: World) -> None:
 
 @pytest.mark.usefixtures("world")
 def test_a_bucket_that_cannot_be_is_refused() -> None:
-    assert "give its full path" in refused("bucket", "add", "x", "--provider", "file", "--endpoint", "relative")
-    assert "not there" in refused("bucket", "add", "x", "--provider", "file", "--endpoint", "/nonexistent")
-    assert "only be assumed with" in refused("bucket", "add", "x", "--provider", "gcp", "--role", "arn:x")
-    assert "'nobody'" in refused("bucket", "map", BUCKET, "p/", "logs", "nobody", "edge")
-    assert "'unknown'" in refused("bucket", "map", "unknown", "p/", "logs", "acme", "edge")
-    assert "no name for one" in refused("bucket", "map", BUCKET, "p/", "logs", "acme", "a/b")
-    assert "'x'" not in done("bucket", "list")
+    assert "give its full path" in refused("profile", "add", "x", "--provider", "file", "--endpoint", "relative")
+    assert "not there" in refused("profile", "add", "x", "--provider", "file", "--endpoint", "/nonexistent")
+    assert "only be assumed with" in refused("profile", "add", "x", "--provider", "gcp", "--role", "arn:x")
+    assert "'nobody'" in refused("profile", "map", BUCKET, "p/", "logs", "nobody", "edge")
+    assert "'unknown'" in refused("profile", "map", "unknown", "p/", "logs", "acme", "edge")
+    assert "no name for one" in refused("profile", "map", BUCKET, "p/", "logs", "acme", "a/b")
+    assert "'x'" not in done("profile", "list")
 
 
 def test_a_retry_sends_objects_round_again(world: World) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from psycopg.errors import CheckViolation, UniqueViolation
+from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 from psycopg.rows import args_row
 
-from lakerunner_dagster.lake.errors import ConfigurationError, InputError
+from lakerunner_dagster.lake.errors import ConfigurationError, InputError, RequestRefused
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.model import Source, check_collector
-from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.store import BucketConfiguration
 
 if TYPE_CHECKING:
@@ -114,8 +114,76 @@ def bucket_configuration(conn: Conn, bucket: str) -> BucketConfiguration:
     with conn.cursor(row_factory=args_row(BucketConfiguration)) as cursor:
         found = cursor.execute(f"{_BUCKETS} WHERE bucket_name = %s", (bucket,)).fetchone()
     if found is None:
-        raise ConfigurationError(f"no storage profile knows the bucket {bucket!r}: add it to bucket_configurations")
+        raise ConfigurationError(
+            f"no storage profile knows the bucket {bucket!r}: `lakerunner profile add` registers it"
+        )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class BucketUse:
+    """What a bucket is used for: sources that are at home in it, mappings of its prefixes, and what stands in it."""
+
+    sources: tuple[Source, ...]
+    mappings: tuple[PrefixMapping, ...]
+    raw_objects: int
+    segments: int
+
+
+def bucket_use(conn: Conn, bucket: str) -> BucketUse:
+    """What a bucket is used for."""
+    return BucketUse(
+        sources=tuple(source for source in sources(conn) if source.bucket == bucket),
+        mappings=tuple(_mappings_of(conn, bucket)),
+        raw_objects=_count(conn, "SELECT count(*) FROM raw_objects WHERE bucket = %s", bucket),
+        segments=sum(
+            _count(
+                conn,
+                f"""
+                SELECT count(*) FROM {spec.segment_table} g
+                JOIN organization_buckets s USING (organization_id, instance_num)
+                WHERE g.published AND s.bucket = %s
+                """,  # noqa: S608  # the table is one of ours
+                bucket,
+            )
+            for spec in SIGNALS.values()
+        ),
+    )
+
+
+def remove_bucket(conn: Conn, bucket: str) -> None:
+    """Forget a bucket and its prefix mappings.
+
+    RequestRefused while anything of it is known: raw objects or a source that is at home there.
+    """
+    bucket_configuration(conn, bucket)
+    use = bucket_use(conn, bucket)
+    if use.sources or use.raw_objects:
+        raise RequestRefused(
+            f"bucket {bucket!r} is in use: {len(use.sources)} sources are at home in it, with {use.segments:,} "
+            f"published segments, and {use.raw_objects:,} of its raw objects are known: it stays"
+        )
+    conn.execute("DELETE FROM bucket_prefix_mappings WHERE bucket = %s", (bucket,))
+    try:
+        conn.execute("DELETE FROM bucket_configurations WHERE bucket_name = %s", (bucket,))
+    except ForeignKeyViolation as error:
+        raise RequestRefused(f"bucket {bucket!r} has just become a source's home: it stays") from error
+
+
+def _mappings_of(conn: Conn, bucket: str) -> list[PrefixMapping]:
+    with conn.cursor(row_factory=args_row(_mapping)) as cursor:
+        return cursor.execute(
+            """
+            SELECT bucket, path_prefix, signal, organization_id, collector_name FROM bucket_prefix_mappings
+            WHERE bucket = %s ORDER BY path_prefix, signal
+            """,
+            (bucket,),
+        ).fetchall()
+
+
+def _count(conn: Conn, query: str, *parameters: str) -> int:
+    row = conn.execute(query.encode(), parameters).fetchone()
+    return int(row[0]) if row else 0
 
 
 _SOURCES = """
