@@ -6,7 +6,8 @@ object ends (``publish``), what a person looks at (``quarantine``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ from psycopg.errors import UniqueViolation
 
 from lakerunner_dagster.lake.bodies import number_field, text_field, uuid_field
 from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.lrdb.known import ObjectName
 from lakerunner_dagster.lake.lrdb.leases import hold
 from lakerunner_dagster.lake.model import Lease, RawObject, Source, dateint_of
 from lakerunner_dagster.lake.planning.boxer import Pending
@@ -139,12 +141,16 @@ def upsert_raw_objects(conn: Conn, notifications: Sequence[Notification]) -> Ups
     refused = set(unknown)
     taken = [(source, n) for source, n in rows if source is not None and n not in refused]
     inserted = _insert(conn, taken)
-    reopened = sum(
-        _reopen(conn, organization_id, [n for source, n in taken if source.organization_id == organization_id])
-        for organization_id in {source.organization_id for source, _ in taken}
-    )
+    # What has just been inserted was not missing: only the others need be looked up, in a table that grows.
+    new = {name for *_, name in inserted}
+    others: defaultdict[UUID, list[ObjectName]] = defaultdict(list)
+    for source, n in taken:
+        name = ObjectName(n.bucket, n.key, n.etag)
+        if name not in new:
+            others[source.organization_id].append(name)
+    reopened = sum(_reopen(conn, organization_id, names) for organization_id, names in others.items())
     observed: dict[tuple[Source, int], Observed] = {}
-    for organization_id, instance_num, dateint, size in inserted:
+    for organization_id, instance_num, dateint, size, _ in inserted:
         place = (known[organization_id, instance_num], dateint)
         before = observed.get(place, Observed(0, 0))
         observed[place] = Observed(before.objects + 1, before.bytes + size)
@@ -172,8 +178,8 @@ def _sources(conn: Conn, notifications: Sequence[Notification]) -> dict[tuple[UU
     return {(source.organization_id, source.instance_num): source for source in (Source(*row) for row in rows)}
 
 
-def _insert(conn: Conn, taken: Sequence[tuple[Source, Notification]]) -> list[tuple[UUID, int, int, int]]:
-    """Insert those that are new; (organization, instance, event day, size) of each."""
+def _insert(conn: Conn, taken: Sequence[tuple[Source, Notification]]) -> list[tuple[UUID, int, int, int, ObjectName]]:
+    """Insert those that are new; (organization, instance, event day, size, name) of each."""
     # In one order everywhere, so that two that insert the same objects wait for each other and never in a circle.
     ordered = sorted(taken, key=lambda row: (row[1].bucket, row[1].key, row[1].etag))
     columns = list(
@@ -200,17 +206,18 @@ def _insert(conn: Conn, taken: Sequence[tuple[Source, Notification]]) -> list[tu
     )
     if not columns:
         return []
-    return conn.execute(
+    rows = conn.execute(
         """
         INSERT INTO raw_objects (organization_id, instance_num, collector, signal, bucket, key, etag, identity, size,
                                  event_time_ms, event_dateint, adapter)
         SELECT * FROM unnest(%s::uuid[], %s::smallint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
                              %s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[])
         ON CONFLICT (bucket, key, etag) DO NOTHING
-        RETURNING organization_id, instance_num, event_dateint, size
+        RETURNING organization_id, instance_num, event_dateint, size, bucket, key, etag
         """,
         [list(column) for column in columns],
-    ).fetchall()
+    )
+    return [(*row[:4], ObjectName(*row[4:])) for row in rows]
 
 
 _PENDING_AGAIN = sql.SQL(
@@ -220,9 +227,8 @@ _PENDING_AGAIN = sql.SQL(
 """What a raw object's row is like when it waits again."""
 
 
-def _reopen(conn: Conn, organization_id: UUID, notified: Iterable[Notification]) -> int:
+def _reopen(conn: Conn, organization_id: UUID, names: Sequence[ObjectName]) -> int:
     """Look again for those of the notified objects that were missing; how many there are."""
-    names = [(n.bucket, n.key, n.etag) for n in notified]
     return conn.execute(
         sql.SQL("""
         UPDATE raw_objects r SET {pending_again}
