@@ -15,6 +15,7 @@ from azure.storage.queue import QueueClient
 from google.cloud import pubsub_v1  # type: ignore[import-untyped]
 
 from lakerunner_dagster.lake.lrdb import lineage, profiles
+from lakerunner_dagster.lake.model import rfc3339
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.store import BucketConfiguration, Store, StoredObject
 from lakerunner_dagster.local.demo import ORGANIZATIONS
@@ -58,7 +59,11 @@ def _azure(name: str, request: pytest.FixtureRequest) -> Door:
     queue.create_queue()
 
     def event_grid_tells(stored: StoredObject) -> None:
-        event = samples.event_grid(stored.key, subject=f"/blobServices/default/containers/{name}/blobs/{stored.key}")
+        event = samples.event_grid(
+            stored.key,
+            subject=f"/blobServices/default/containers/{name}/blobs/{stored.key}",
+            eventTime=rfc3339(stored.last_modified_ms),
+        )
         event["data"] |= {"eTag": stored.etag, "contentLength": stored.size}
         queue.send_message(base64.b64encode(json.dumps(event).encode()).decode())
 
@@ -113,5 +118,5 @@ def test_a_file_in_a_clouds_bucket_becomes_queryable_in_that_bucket(
     with deployment.lrdb.connection() as conn:
         (known,) = lineage.raw_objects_at(conn, key)
     assert (known.raw.bucket, known.raw.etag) == (door.bucket.bucket_name, store.head(key).etag)
-    assert [Path(found.key).suffix for found in store.list("db")] == [".parquet"]
+    assert {Path(found.key).suffix for found in store.list("db")} == {".parquet"}
     deployment.wait_until_materialised("log_segments", deployment.partition(key))
