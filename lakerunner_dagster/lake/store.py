@@ -75,8 +75,20 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 NO_BUCKET = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>")
 """How S3, GCS and Azure say in a 404 that the bucket, not the object, is missing."""
 
-REFUSED = ("status code: 401", "status code: 403")
-"""How a refused listing reads: obstore has no error class for it."""
+REFUSED = (
+    "status code: 401",
+    "status code: 403",
+    "<Code>ExpiredToken</Code>",
+    "<Code>InvalidToken</Code>",
+    "<Code>TokenRefreshRequired</Code>",
+    "performing token request",
+    "CredentialsNotLoaded",
+)
+"""How it reads when credentials are refused (a listing's, and S3's with status 400) or there are none: obstore has no
+error class for these."""
+
+SILENCE = timedelta(seconds=60)
+"""A store that says nothing for so long is away. A segment must have been sent by then: 128 MiB at 2 MiB a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +404,7 @@ def _azure_account(endpoint: str) -> str:
 def _client_options(bucket: BucketConfiguration) -> ClientConfig:
     return {
         "connect_timeout": timedelta(seconds=5),
+        "read_timeout": SILENCE,
         "timeout": timedelta(minutes=5),
         "allow_http": (bucket.endpoint or "").startswith("http://"),
     }
