@@ -14,6 +14,7 @@ MEASUREMENTS = (
     "rollup",
     "notify",
     "intake",
+    "listing",
     "runs",
     "dagster_overhead",
     "dagster_storage",
