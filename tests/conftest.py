@@ -25,6 +25,7 @@ hypothesis.settings.register_profile("lake", deadline=None)
 hypothesis.settings.load_profile("lake")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Test processes share the work file by file; the end-to-end tests, which share one deployment, stay together."""
     for item in items:
