@@ -57,6 +57,9 @@ EMBEDDED_MARKER = "embedded-cluster."
 REQUEST_SECONDS = 10.0
 """Longest wait for an answer about metadata or offsets, in seconds."""
 
+FLUSH_SECONDS = 0.01
+"""How long a thread whose messages are acknowledged may still wait for those of others, in seconds."""
+
 NEW_PARTITIONS_SECONDS = 60.0
 """How often a consumer looks whether its topics have grown, in seconds."""
 
@@ -164,7 +167,9 @@ class Bus:
             for record in records:
                 _enqueue(producer, record, batch, deadline)
             while batch.unacknowledged and batch.error is None and time.monotonic() < deadline:
-                producer.poll(min(0.1, max(deadline - time.monotonic(), 0.0)))
+                # While it flushes the client sends what it has, and does not linger for more. It returns when there is
+                # nothing of other threads either, so its turns are short.
+                producer.flush(min(FLUSH_SECONDS, max(deadline - time.monotonic(), 0.0)))
         except KafkaException as error:
             batch.error = error.args[0]
         if batch.unacknowledged:
