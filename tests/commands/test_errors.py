@@ -101,5 +101,5 @@ def test_help_names_every_command() -> None:
     ended = lakerunner("--help")
     assert ended.code == 0
     looking, mending = ("status", "lineage", "doctor"), ("quarantine", "deadletter", "replay", "backfill", "maintain")
-    for name in (*looking, *mending, "dev", "services", "notify", "organization", "bucket", "lrdb"):
+    for name in (*looking, *mending, "dev", "services", "notify", "organization", "profile", "lrdb"):
         assert f" {name} " in ended.out

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.launcher.conftest import Open
-from tests.launcher.platform import FINISHED, Launching, is_zygote
+from tests.launcher.platform import FINISHED, Launching
 from tests.waiting import eventually
 
 AT_ONCE = 4
@@ -81,7 +81,7 @@ def test_many_runs_leave_no_process_descriptor_file_or_connection(tmp_of_its_own
     assert _descriptors(zygote) == descriptors
     assert sorted(tmp_of_its_own.iterdir()) == files
     eventually(lambda: _connections() <= connections, "connections are closed")
-    assert [one for one in psutil.Process().children(recursive=True) if is_zygote(one)] == [zygote]
+    assert running.zygotes() == [zygote]
 
 
 def _connections() -> int:

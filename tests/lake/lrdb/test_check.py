@@ -83,16 +83,21 @@ def publish_again(lake: Lake) -> None:
     lake.do("UPDATE log_seg SET published = true WHERE segment_id = %s", lake.first)
 
 
+COPY = 7_000_000_077
+"""The id of a segment that no other has: tests number theirs one after the other."""
+
+
 def copy_segment(lake: Lake) -> None:
     columns = (
         "organization_id, dateint, instance_num, ts_range, record_count, file_size, published, created_by, records"
     )
     lake.do(
-        f"INSERT INTO log_seg (segment_id, {columns}) SELECT 77, {columns} FROM log_seg"
+        f"INSERT INTO log_seg (segment_id, {columns}) SELECT {COPY}, {columns} FROM log_seg"
         " WHERE published AND records = 17"
     )
     lake.do(
-        "INSERT INTO lineage SELECT l.organization_id, l.instance_num, l.signal, l.frequency_ms, l.dateint, l.hour, 77,"
+        "INSERT INTO lineage SELECT l.organization_id, l.instance_num, l.signal, l.frequency_ms, l.dateint, l.hour,"
+        f" {COPY},"
         " l.input_kind, l.input_id, l.records, l.operation, l.run_id, l.code_version FROM lineage l"
         " JOIN log_seg s ON s.segment_id = l.segment_id AND s.published AND s.records = 17"
     )

@@ -7,6 +7,7 @@ the ingest boxer's intake.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -113,6 +114,7 @@ class Emptying:
 
     def __call__(self, lake: Lake, deadly: int) -> None:
         del deadly
+        os.environ.update(CREDENTIALS)  # the server that forks us may be older than the test's environment
         stop = threading.Event()
         door = Door(aws_client(self.endpoint), self.url, self.endpoint)
         boundaries = cast("Watched", lake.bus)._boundaries
