@@ -10,7 +10,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from hashlib import md5
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ObjectStore,
         RetryConfig,
         S3Config,
+        S3Credential,
         S3CredentialProvider,
     )
     from typing_extensions import Buffer
@@ -72,7 +73,11 @@ RETRY: RetryConfig = {
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-NO_BUCKET = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>")
+NO_BUCKET = (
+    "<Code>NoSuchBucket</Code>",
+    "<Code>ContainerNotFound</Code>",
+    "The specified container does not exist",  # of a delete, which Azure's store sends as a batch
+)
 """How S3, GCS and Azure say in a 404 that the bucket, not the object, is missing."""
 
 REFUSED = (
@@ -380,7 +385,15 @@ def _assumed_role(role: str, region: str | None) -> S3CredentialProvider:
     import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - costs half a second, and few buckets have a role
     from obstore.auth.boto3 import StsCredentialProvider  # noqa: PLC0415 - imports boto3
 
-    return StsCredentialProvider(boto3.Session(region_name=region), RoleArn=role, RoleSessionName="lakerunner")
+    provider = StsCredentialProvider(boto3.Session(region_name=region), RoleArn=role, RoleSessionName="lakerunner")
+
+    def credentials() -> S3Credential:
+        assumed = provider()
+        ends = assumed["expires_at"]
+        # obstore takes no time zone but Python's own UTC, and boto3 gives another one.
+        return {**assumed, "expires_at": ends.astimezone(UTC) if ends is not None else None}
+
+    return credentials
 
 
 def _gcs(bucket: BucketConfiguration) -> GCSStore:

@@ -123,3 +123,4 @@ def test_a_missing_bucket_is_no_missing_object(bucket: BucketConfiguration) -> N
     for use in (lambda: other.read("a", 10), lambda: other.put("a", b"x"), lambda: list(other.list())):
         with pytest.raises(StoreDenied, match="no-such-bucket"):
             use()
+    assert isinstance(other.delete(["a"])["a"], StoreDenied)

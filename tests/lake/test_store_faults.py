@@ -13,6 +13,7 @@ from lakerunner_dagster.lake import store as stores
 from lakerunner_dagster.lake.errors import LakeError, ObjectMissing, StoreDenied, StoreUnavailable
 from lakerunner_dagster.lake.store import Store
 from tests.lake.clouds import CLOUD_CREDENTIALS, new_bucket
+from tests.servers.aws import ACCOUNT, Aws
 from tests.servers.faulty import Answer, Fault, FaultyProxy
 
 CLOUDS = ("aws", "azure", "gcp")
@@ -185,3 +186,23 @@ def test_without_credentials_nothing_is_asked_and_it_is_told(
         Store.open(bucket).read("a", 1)
     assert "credentials" in str(told.value)
     assert between.asked == []
+
+
+def test_a_role_is_assumed_and_what_it_may_is_done_in_its_name(
+    aws: Aws, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CLOUD_CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", aws.endpoint)
+    bucket = new_bucket("aws", request, tmp_path)
+    between = FaultyProxy(aws.endpoint)
+    try:
+        role = f"arn:aws:iam::{ACCOUNT}:role/lake"
+        store = Store.open(replace(bucket, endpoint=between.endpoint, role=role))
+        store.put("a", b"x")
+        assert store.read("a", 10)[0] == b"x"
+        assert all(asked.headers["x-amz-security-token"] for asked in between.asked)
+        own = CLOUD_CREDENTIALS["AWS_ACCESS_KEY_ID"]
+        assert not any(f"Credential={own}/" in asked.headers["authorization"] for asked in between.asked)
+    finally:
+        between.close()
