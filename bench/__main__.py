@@ -20,6 +20,7 @@ MEASUREMENTS = (
     "dagster_storage",
     "history",
     "partitions",
+    "scale",
     "month",
 )
 

@@ -1,0 +1,186 @@
+"""Many sources at a steady load on one machine: how soon a file is queryable, and what all of it costs, by launcher.
+
+What belongs here: the load, and what is told of a platform under it. What does not: what one run costs
+(``bench.dagster_overhead``), the speed of the work (``bench.ingest``).
+
+Run it with ``python -m bench.scale [--sources 200] [--every 60] [--minutes 10] [--launcher fork stock]``, on a machine
+with nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml  # type: ignore[import-untyped]
+from rich.console import Console
+from rich.table import Table
+
+from lakerunner_dagster.lake.settings import Settings
+from lakerunner_dagster.local.demo import ORGANIZATIONS, DemoOrganization, DemoTraffic
+from lakerunner_dagster.local.dev import DAGSTER_YAML, Platform, platform
+
+SAMPLE_SECONDS = 1.0
+"""How often PostgreSQL's connections are counted."""
+
+STOCK = {"run_launcher": {"module": "dagster.core.launcher", "class": "DefaultRunLauncher"}}
+"""What dagster.yaml says instead where Dagster's own launcher is measured."""
+
+ROLES = {
+    "dagster._daemon": "daemon",
+    "dagster_webserver": "webserver",
+    "notify": "adapters",
+    "local.kafka": "Kafka",
+    "postgres": "PostgreSQL",
+}
+"""What a word in a command line says a process is."""
+
+CODE_SERVER = "code server"
+"""What all other processes below `dagster dev` are, and the runs below it that have not ended."""
+
+
+def _cpu() -> Counter[str]:
+    """CPU ms so far by role, of all processes below this one and PostgreSQL's; children that have ended are in it."""
+    used: Counter[str] = Counter()
+    for process in _processes():
+        try:
+            times, role = process.cpu_times(), _role(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        used[role] += int((times.user + times.system) * 1000)
+        # Only runs come and go below the code server.
+        used["runs" if role == CODE_SERVER else role] += int((times.children_user + times.children_system) * 1000)
+    return used
+
+
+def _processes() -> list[psutil.Process]:
+    (started,) = Path.cwd().glob(".lakerunner/postgres/data/postmaster.pid")
+    postmaster = psutil.Process(int(started.read_text().splitlines()[0]))
+    below = psutil.Process().children(recursive=True)
+    return list({process.pid: process for process in (*below, postmaster, *postmaster.children())}.values())
+
+
+def _role(process: psutil.Process) -> str:
+    command = " ".join(process.cmdline())
+    return next((role for word, role in ROLES.items() if word in command), CODE_SERVER)
+
+
+def main() -> None:
+    """Measure each launcher, and print a table of them side by side."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=int, default=200)
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two files of a source and signal")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--launcher", nargs="+", choices=("fork", "stock"), default=["fork", "stock"])
+    options = parser.parse_args()
+    console = Console()
+    columns = {launcher: _measured(launcher, options, console) for launcher in options.launcher}
+    table = Table("measure", *columns, title=f"{options.sources} sources of 3 signals, a file each {options.every:g} s")
+    for measure in next(iter(columns.values())):
+        table.add_row(measure, *(column[measure] for column in columns.values()))
+    console.print(table)
+
+
+def _measured(launcher: str, options: argparse.Namespace, console: Console) -> dict[str, str]:
+    with tempfile.TemporaryDirectory(prefix="lakerunner-bench-") as directory:
+        Path(directory).chmod(0o711)
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+        os.environ["LAKERUNNER_SOURCES_PER_ORGANIZATION"] = "10000"
+        before, here = dict(os.environ), Path.cwd()
+        os.chdir(directory)
+        try:
+            with platform(Settings(), 0, console.print, _dagster_yaml(launcher, Path(directory))) as running:
+                return _under_load(running, options)
+        finally:
+            os.chdir(here)
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _dagster_yaml(launcher: str, directory: Path) -> Path:
+    """dagster.yaml as it stands, or with Dagster's own launcher in it."""
+    path = directory / f"{launcher}.yaml"
+    configuration = yaml.safe_load(DAGSTER_YAML.read_text())
+    path.write_text(yaml.safe_dump(configuration | (STOCK if launcher == "stock" else {})))
+    return path
+
+
+def _under_load(running: Platform, options: argparse.Namespace) -> dict[str, str]:
+    connections: list[int] = []
+    ended = threading.Event()
+    watch = threading.Thread(target=_count_connections, args=(running, connections, ended))
+    watch.start()
+    before, began = _cpu(), time.monotonic()
+    try:
+        _feed(running, options.sources, options.every, options.minutes * 60)
+    finally:
+        ended.set()
+        watch.join()
+    return _told(running, _cpu() - before, time.monotonic() - began, max(connections))
+
+
+def _count_connections(running: Platform, counts: list[int], ended: threading.Event) -> None:
+    while not ended.wait(SAMPLE_SECONDS):
+        counts.extend(_row(running, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
+
+
+def _feed(running: Platform, sources: int, every: float, seconds: float) -> None:
+    """Files of each source in turn, evenly over the time."""
+    names = tuple(f"scale-{number:04d}" for number in range(sources))
+    first, now_ms = ORGANIZATIONS[0], time.time_ns() // 1_000_000
+    organization = DemoOrganization(first.organization_id, first.name, names)
+    traffic = [DemoTraffic(organization, name, seed=1) for name in names]
+    fed_ms = [now_ms - int(every * 1000)] * sources
+    began = time.monotonic()
+    for turn in range(int(seconds / every * sources)):
+        delay = began + turn * every / sources - time.monotonic()
+        if delay > 0:
+            time.sleep(delay)
+        failure = running.failure()
+        assert failure is None, failure
+        number, now_ms = turn % sources, time.time_ns() // 1_000_000
+        for file in traffic[number].files(fed_ms[number], now_ms):
+            running.store.put(file.key, file.data)
+        fed_ms[number] = now_ms
+
+
+def _told(running: Platform, cpu: Counter[str], seconds: float, connections: int) -> dict[str, str]:
+    objects, ingested, *latencies = _row(
+        running,
+        """
+        SELECT count(*), count(ended_at),
+               percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (
+                   ORDER BY extract(epoch FROM coalesce(ended_at, now()) - notified_at)::float)
+        FROM raw_objects WHERE collector LIKE 'scale-%%'
+        """,
+    )
+    runs, worked = _row(running, "SELECT count(DISTINCT run_id), coalesce(sum(seconds), 0) FROM ledger")
+    total = cpu.total() / 1000
+    return {
+        "files notified / queryable at the end": f"{objects:,} / {ingested:,}",
+        "notification → queryable p50 / p95 / p99, s": " / ".join(f"{one:.1f}" for one in latencies[0]),
+        "runs that did work, a minute": f"{runs / seconds * 60:.1f}",
+        "CPU in all, cores": f"{total / seconds:.2f}",
+        **{f"- {role}": f"{used / 1000 / seconds:.2f}" for role, used in sorted(cpu.items())},
+        "the work itself (reading, sorting, writing, publishing), cores": f"{worked / seconds:.2f}",
+        "all else, of the CPU": f"{1 - worked / total:.0%}",
+        "most connections to PostgreSQL at once": str(connections),
+    }
+
+
+def _row(running: Platform, query: str) -> tuple[Any, ...]:
+    with running.lrdb.connection() as conn:
+        row = conn.execute(query.encode()).fetchone()
+    assert row is not None
+    return row
+
+
+if __name__ == "__main__":
+    main()
