@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from uuid import UUID
 
+from bench.cpu import Clock
 from lakerunner_dagster.lake.lrdb import boxes, intake, profiles
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.lrdb.intake import Notification
@@ -138,17 +139,6 @@ def _notification(source: tuple[UUID, int, str], key: str, *, size: int, time_ms
     )
 
 
-class Clock:
-    """CPU seconds of this process and of one of the server's, to the nanosecond."""
-
-    def __init__(self, conn: Conn) -> None:
-        self._server = Path(f"/proc/{conn.info.backend_pid}/schedstat")
-
-    def seconds(self) -> float:
-        """So far."""
-        return time.process_time() + int(self._server.read_text().split()[0]) / 1e9
-
-
 def tick(conn: Conn, notifications: list[Notification], clock: Clock) -> Costs:
     """What a boxer's tick does in its transaction, undone at the end."""
     now_ms = time.time_ns() // 1_000_000
@@ -169,7 +159,7 @@ def tick(conn: Conn, notifications: list[Notification], clock: Clock) -> Costs:
 
 def measured(conn: Conn, rows: int) -> Costs:
     """The medians of some ticks on a table of so many rows."""
-    clock, rng = Clock(conn), random.Random(rows)
+    clock, rng = Clock([conn.info.backend_pid]), random.Random(rows)
     costs = []
     for number in range(WARM_UP_ROUNDS + ROUNDS):
         notifications = [*known(conn, BATCH // 2, rows, rng), *new(BATCH // 2, f"{rows}-{number}")]

@@ -5,7 +5,6 @@ What belongs here: one look of compaction, and what it took. What does not: what
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from unittest.mock import patch
 
+from bench.cpu import Clock, backends
 from bench.week.cost import Cost
 from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.model import Contribution, CreatedBy, InputKind, Output, Segment, Source
@@ -33,7 +33,7 @@ SHRINK = 0.9
 
 @dataclass(slots=True)
 class Took:
-    """Seconds of real time, one for each tick, look for waiting partitions, and box."""
+    """CPU seconds, ours and PostgreSQL's, one for each tick, look for waiting partitions, and box."""
 
     ticks: list[float] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
@@ -52,20 +52,22 @@ class Compaction:
     def look(self, now_ms: int) -> Took:
         """Box what is due, and work off every box."""
         took, self.now_ms = Took(), now_ms
+        with self.lake.lrdb.connection() as conn:
+            clock = Clock(backends(conn))
         with _merging_no_rows():
             for signal in Signal:
-                self._look(signal, took)
+                self._look(signal, took, clock)
         return took
 
-    def _look(self, signal: Signal, took: Took) -> None:
+    def _look(self, signal: Signal, took: Took, clock: Clock) -> None:
         stage = compaction_stage(signal)
-        with _timed(took.ticks), self.lake.lrdb.transaction() as conn:
+        with _timed(took.ticks, clock), self.lake.lrdb.transaction() as conn:
             CompactionBoxing(self.lake, signal).close_boxes(conn, self.now_ms)
-        with _timed(took.looks), self.lake.lrdb.transaction() as conn:
+        with _timed(took.looks, clock), self.lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, stage.name)
         for partition in waiting:
             for _ in partition.box_ids:
-                with _timed(took.boxes):
+                with _timed(took.boxes, clock):
                     self._work_off(stage.name, partition.source, partition.dateint)
 
     def _work_off(self, stage: str, source: Source, dateint: int) -> None:
@@ -80,10 +82,10 @@ class Compaction:
 
 
 @contextmanager
-def _timed(seconds: list[float]) -> Iterator[None]:
-    began = time.perf_counter()
+def _timed(seconds: list[float], clock: Clock) -> Iterator[None]:
+    began = clock.seconds()
     yield
-    seconds.append(time.perf_counter() - began)
+    seconds.append(clock.seconds() - began)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What a virtual day took and left. Times are medians, in ms of real time.
+    """What a virtual day took and left. Times are medians, in ms of CPU, PostgreSQL's included.
 
     ``ingested`` segments came that day, ``published`` are there at its end. ``rewritten`` are the records that merges
     have written by then for each record ingested, ``allowed`` is the planner's bound on that.

@@ -30,7 +30,7 @@ def plot(days: Sequence[Day], path: Path) -> None:
         ("a box, without its rows", "#c0504d", [day.box_ms for day in days]),
     ):
         times.plot(numbers, values, "o-", color=color, label=label)
-    times.set(title="time, median ms", xlabel="day", ylim=(0, None))
+    times.set(title="CPU, median ms", xlabel="day", ylim=(0, None))
     cost.plot(numbers, [day.rewritten for day in days], "o-", color="#1f4e79", label="records rewritten / ingested")
     cost.plot(numbers, [day.allowed for day in days], "--", color="#999999", label="the planner's bound")
     cost.set(title="write amplification", xlabel="day", ylim=(0, None))
