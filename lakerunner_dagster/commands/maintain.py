@@ -42,11 +42,14 @@ for _job in JOBS:
 
 @app.command("history")
 def run_history(dry_run: DRY_RUN = False) -> None:
-    """Delete what old runs said and old events that newer ones supersede from Dagster's own tables."""
+    """Delete what old runs said and wrote, and old events that newer ones supersede, from Dagster's own storage."""
     from lakerunner_dagster.instance.backfills import dagster_instance  # noqa: PLC0415 - imports dagster
     from lakerunner_dagster.instance.history import history  # noqa: PLC0415 - imports dagster
 
-    _show(history(dagster_instance(), HistoryPolicy(), _order(dry_run=dry_run)))
+    report = history(dagster_instance(), HistoryPolicy(), _order(dry_run=dry_run))
+    _show(report)
+    if report.failed:
+        raise typer.Exit(1)
 
 
 @app.command("all")

@@ -1,7 +1,7 @@
 """Dagster's own history, kept within bounds: what runs said, superseded events, and runs that nothing refers to.
 
-What belongs here: which rows of Dagster's tables may go. What does not: the lake's (``lake.maintenance``), and when a
-turn is due (``jobs.maintenance``).
+What belongs here: which rows of Dagster's tables may go. What does not: files (``captured``), the lake's tables
+(``lake.maintenance``), and when a turn is due (``jobs.maintenance``).
 
 Dagster deletes a run with its materialisations, and by them it knows which partition is green. So the rows go, and not
 the runs: of each partition and asset the newest events of each kind stay for ever, with the runs that they are of. On
@@ -26,12 +26,13 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster_postgres.event_log import PostgresEventLogStorage
 
+from lakerunner_dagster.instance.captured import take_captured
 from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
 from lakerunner_dagster.lake.settings import HistoryPolicy
 
 NAME = "history"
-SUMMARY = "Delete what old runs said and old events that newer ones supersede from Dagster's own tables."
+SUMMARY = "Delete what old runs said and wrote, and old events that newer ones supersede, from Dagster's own storage."
 
 BATCH = 2000
 """Rows that one statement looks at."""
@@ -132,9 +133,10 @@ def history(instance: dg.DagsterInstance, policy: HistoryPolicy, order: Order) -
             "SettingsPostgresStorage in dagster.yaml"
         )
     now = datetime.fromtimestamp(order.now_ms / 1000, UTC).replace(tzinfo=None)
+    said_before = now - timedelta(days=policy.logs_days)
     bounds = {
         "kept": policy.events_kept,
-        "said_before": now - timedelta(days=policy.logs_days),
+        "said_before": said_before,
         "before": now - timedelta(days=policy.runs_days),
         "backfills_before": now - timedelta(days=policy.backfills_days),
     }
@@ -143,6 +145,7 @@ def history(instance: dg.DagsterInstance, policy: HistoryPolicy, order: Order) -
         _take(storage, sweep, bounds, findings)
     ticks, tick_bounds = _ticks(instance, now)
     _take(storage, ticks, tick_bounds, findings)
+    take_captured(instance, said_before, findings)
     return findings.report()
 
 

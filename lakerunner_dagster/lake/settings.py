@@ -182,12 +182,17 @@ class MaintenancePolicy(_Group):
 
 
 class HistoryPolicy(_Group):
-    """What Dagster's own tables keep. The status of partitions, and what it stands on, is kept for ever."""
+    """What Dagster's own storage keeps. The status of partitions, and what it stands on, is kept for ever."""
 
     model_config = SettingsConfigDict(env_prefix="LAKERUNNER_HISTORY_", env_file=".env", extra="ignore", frozen=True)
 
     logs_days: Annotated[
-        float, Field(gt=0, description="How long the log of a run stays that has ended: its lines and steps, in days.")
+        float,
+        Field(
+            gt=0,
+            description="How long the log of a run stays that has ended: its lines and steps, and what it wrote to "
+            "stdout and stderr, in days.",
+        ),
     ] = 7.0
     runs_days: Annotated[
         float,

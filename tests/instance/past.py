@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -142,6 +143,9 @@ class Past:
                 older = ", ".join(f"{column} = {column} - make_interval(secs => %(seconds)s)" for column in columns)
                 conn.execute(f"UPDATE {table} SET {older}", {"seconds": days * 86400})
             conn.execute("UPDATE runs SET end_time = end_time - %s", (days * 86400,))
+        for file in Path(self.instance.storage_directory()).rglob("*"):
+            if file.is_file():
+                os.utime(file, times=(file.stat().st_mtime - days * 86400,) * 2)
 
     def query(self, statement: str, *values: object) -> list[Any]:
         """Rows, as tuples, where there are any."""

@@ -15,6 +15,7 @@ import pytest
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.scheduler.instigation import TickData, TickStatus
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster_shared.error import SerializableErrorInfo
 
 from lakerunner_dagster.instance import history as module
@@ -96,7 +97,7 @@ def test_what_was_said_goes_first_then_what_is_superseded(past: Past) -> None:
         past.run(LOGS, "2026-01-05")
     assert _turn(past) == {}
     past.age(POLICY.logs_days + 1)
-    assert set(_turn(past)) == {"event rows"}
+    assert set(_turn(past)) == {"event rows", "captured outputs"}
     assert past.rows() | {"asset_event_tags": 0} == {
         **dict.fromkeys(TIMES, 0),
         "event_logs": 3 * 2,
@@ -242,6 +243,66 @@ def test_a_turn_that_dies_after_any_statement_is_ended_by_the_next(past: Past, m
     assert statement > 5, "it would not have died in the middle"
     assert _turn(past) == {}
     assert past.asset_pages() == pages
+
+
+def test_what_runs_wrote_goes_with_their_log_and_that_of_no_other_run(past: Past) -> None:
+    old, going = past.run(LOGS, "2026-01-05"), past.run(LOGS, "2026-01-05")
+    past.query("UPDATE runs SET status = 'STARTED', end_time = NULL WHERE run_id = %s", going)
+    storage = Path(past.instance.storage_directory())
+    beside = storage / "log_segments" / "compute_logs"
+    beside.mkdir(parents=True)
+    (beside / "of_an_io_manager").touch()
+    past.age(POLICY.logs_days + 1)
+    young = past.run(LOGS, "2026-01-05")
+    outputs = {run: storage / run / "compute_logs" for run in (old, going, young)}
+    before = {run: sorted(file.name for file in output.iterdir()) for run, output in outputs.items()}
+    assert {"complete", "err", "out"} <= {name.rpartition(".")[2] for name in before[old]}
+
+    assert _turn(past, dry_run=True)["captured outputs"] == 1
+    assert outputs[old].is_dir()
+    assert _turn(past)["captured outputs"] == 1
+    assert not outputs[old].parent.exists()
+    assert {run: sorted(file.name for file in outputs[run].iterdir()) for run in (going, young)} == {
+        run: before[run] for run in (going, young)
+    }
+    assert sorted(file.name for file in beside.iterdir()) == ["of_an_io_manager"]
+    past.query("UPDATE runs SET status = 'SUCCESS' WHERE run_id = %s", going)
+    assert _turn(past)["captured outputs"] == 1
+
+
+def test_a_captured_output_of_which_a_killed_turn_left_a_part_goes_next(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Path(past.instance.storage_directory()) / past.run(LOGS, "2026-01-05") / "compute_logs"
+    past.age(POLICY.logs_days + 1)
+
+    def killed(**_of: Any) -> None:
+        for file in output.iterdir():
+            file.unlink()
+        raise OSError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(past.instance.compute_log_manager, "delete_logs", killed)
+        report = _report(past)
+    assert (report.failed, report.counts.get("captured outputs")) == (1, None)
+    assert _turn(past) == {"captured outputs": 1}
+    assert not output.parent.exists()
+
+
+def test_what_another_manager_keeps_is_left_alone_and_said_so(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        """Any manager that keeps no files of ours."""
+
+    output = Path(past.instance.storage_directory()) / past.run(LOGS, "2026-01-05")
+    past.age(POLICY.logs_days + 1)
+    monkeypatch.setattr(past.instance, "_compute_log_manager", Elsewhere())
+    report = _report(past)
+    (item,) = report.items
+    assert (item.outcome, item.subject) == ("left alone", "captured outputs of Elsewhere")
+    assert report.failed == 0
+    assert output.is_dir()
+    monkeypatch.setattr(past.instance, "_compute_log_manager", NoOpComputeLogManager())
+    assert _turn(past) == {}
 
 
 def test_dagster_without_postgresql_is_told_so() -> None:
