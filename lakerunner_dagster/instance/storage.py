@@ -22,6 +22,7 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import DagsterPostgresException, create_pg_connection
 
 from lakerunner_dagster.instance.pool import pooled_engine
+from lakerunner_dagster.instance.schema import ask_once
 from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.settings import Settings
 
@@ -42,11 +43,12 @@ class SettingsPostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, kept_connections: int, inst_data: ConfigurableClassData | None) -> None:
         engine = pooled_engine(postgres_url, kept_connections)
-        with create_pg_connection(engine) as connection:
-            missing = _TABLES.difference(sqlalchemy.inspect(connection).get_table_names())
-        super().__init__(postgres_url, should_autocreate_tables=bool(missing), inst_data=inst_data)
+        super().__init__(
+            postgres_url, should_autocreate_tables=not _are_made(engine, postgres_url), inst_data=inst_data
+        )
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine  # noqa: SLF001  # what each opens its connections with
+            ask_once(storage)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -76,6 +78,19 @@ class SettingsPostgresStorage(DagsterPostgresStorage):
                 "PostgreSQL at LAKERUNNER_DAGSTER_DATABASE_URL does not answer: start `lakerunner services up`, "
                 "or set the address of one that does"
             ) from error
+
+
+_made: set[str] = set()
+
+
+def _are_made(engine: sqlalchemy.Engine, postgres_url: str) -> bool:
+    """Whether Dagster's tables are there: asked until they are, for each tick and run opens the storage anew."""
+    if postgres_url not in _made:
+        with create_pg_connection(engine) as connection:
+            if _TABLES.difference(sqlalchemy.inspect(connection).get_table_names()):
+                return False
+        _made.add(postgres_url)
+    return True
 
 
 def _throw_away_storage() -> DagsterStorage:
