@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +117,8 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server, making its data directory first when there is none; return when it answers.
 
-        A server that a killed owner left behind is stopped first. Raises AlreadyRunning or ServiceFailed.
+        A server that a killed owner left behind is stopped first, and so is what a killed server left. Started again by
+        the same object it keeps its port, if nobody has taken that meanwhile. Raises AlreadyRunning or ServiceFailed.
         """
         self._lock.acquire()
         try:
@@ -218,8 +220,9 @@ class PostgresServer:
     def _launch(self, binaries: PostgresBinaries, launcher: list[str]) -> None:
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
-        for _ in range(START_ATTEMPTS):
-            self._port = free_port()
+        for attempt in range(START_ATTEMPTS):
+            if attempt or not self._port:
+                self._port = free_port()
             settings = {
                 **DURABLE_SETTINGS,
                 **({} if self._durable else TEST_SETTINGS),
@@ -269,7 +272,19 @@ class PostgresServer:
         if ours:
             _end(process)
         else:
+            self._stop_orphans()
             pid_file.unlink(missing_ok=True)
+
+    def _stop_orphans(self) -> None:
+        """Stop the processes of a killed server: one that computes does not notice, and its memory bars the next."""
+        data = str(self._data.resolve())
+        orphans = [process for process in psutil.process_iter() if _directory_of(process) == data]
+        for process in orphans:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGQUIT)  # as the server itself does where one of them has crashed
+        _, alive = psutil.wait_procs(orphans, STOP_SECONDS)
+        if alive:
+            raise ServiceFailed(f"a killed PostgreSQL has left processes that do not end: {[one.pid for one in alive]}")
 
 
 def _launcher(binaries: PostgresBinaries, data: Path) -> list[str]:
@@ -322,6 +337,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _directory_of(process: psutil.Process) -> str | None:
+    """The directory in which a process works, None where we may not know; PostgreSQL's all work in their data."""
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return None
 
 
 def _end(process: psutil.Process) -> None:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -77,19 +79,37 @@ def test_a_killed_owner_leaves_no_server_and_no_lock(directory: Path) -> None:
         server.stop()
 
 
-def test_a_killed_server_recovers_what_was_committed(directory: Path) -> None:
+@contextmanager
+def computing(url: str) -> Iterator[None]:
+    """A process of the server that computes for long, and looks at nothing meanwhile."""
+
+    def compute() -> None:
+        with suppress(psycopg.OperationalError):
+            query(url, "SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b")
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%generate_series(1, 10%'"
+    eventually(lambda: query(url, f"{busy} AND pid <> pg_backend_pid()") == 1, "it computes")
+    yield
+    thread.join()
+
+
+def test_a_killed_server_starts_again_at_its_port_with_what_was_committed(directory: Path) -> None:
     server = PostgresServer(directory)
     server.start()
-    with psycopg.connect(server.create_database("lrdb")) as conn:
+    url = server.create_database("lrdb")
+    with psycopg.connect(url) as conn:
         conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
     process_id = server.process_id
     assert process_id is not None
-    os.kill(process_id, signal.SIGKILL)
-    server.stop()
-    assert (directory / "data" / "postmaster.pid").exists()
-    server.start()
+    with computing(url):
+        os.kill(process_id, signal.SIGKILL)
+        server.stop()
+        assert (directory / "data" / "postmaster.pid").exists()
+        server.start()
     try:
-        assert query(server.url("lrdb"), "SELECT answer FROM kept") == 42
+        assert query(url, "SELECT answer FROM kept") == 42
     finally:
         server.stop()
 
