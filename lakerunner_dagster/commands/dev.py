@@ -137,6 +137,8 @@ def _require_running(running: Platform) -> None:
     failure = running.failure()
     if failure is not None:
         raise ServiceFailed(failure)
+    if running.code_server.mend():
+        say("the code server had ended (killed, perhaps where memory was short) and was started anew")
 
 
 def _now_ms() -> int:

@@ -6,7 +6,6 @@ they work, and how the table looks (``commands.dev``).
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -29,6 +28,7 @@ from lakerunner_dagster.lake.model import RawState
 from lakerunner_dagster.lake.runs.context import lrdb_url
 from lakerunner_dagster.lake.settings import Settings
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
+from lakerunner_dagster.local.code_server import CodeServer
 from lakerunner_dagster.local.demo import ORGANIZATIONS, DemoFile, DemoTraffic
 from lakerunner_dagster.local.errors import ServiceFailed
 from lakerunner_dagster.local.processes import Children
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 
 DEMO_BUCKET = "local"
 
-_LOADED = """
-    query { workspaceOrError {
-        ... on Workspace { locationEntries { locationOrLoadError { ... on PythonError { message } } } }
-        ... on PythonError { message }
-    } }
-"""
 STARTS_WITHIN_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
@@ -86,6 +80,7 @@ class Platform:
     children: Children
     lrdb: Lrdb
     store: Store
+    code_server: CodeServer
 
     def failure(self) -> str | None:
         """Which part has ended by itself, and what it said last; None while everything runs."""
@@ -138,10 +133,11 @@ def platform(
             children=children,
             lrdb=lrdb,
             store=Store.open(local_bucket(running.bucket)),
+            code_server=CodeServer(f"http://127.0.0.1:{ui_port}"),
         )
         _wait_for(started, "the HTTP adapter", f"{started.http_url}/healthz")
         _wait_for(started, "Dagster's UI", f"{started.ui_url}/server_info")
-        _require_loaded(started.ui_url)
+        started.code_server.require_loaded()
         yield started
 
 
@@ -202,18 +198,6 @@ def _wait_for(started: Platform, what: str, url: str) -> None:
         if failure or time.monotonic() > deadline:
             raise ServiceFailed(failure or f"{what} did not answer at {url} within {STARTS_WITHIN_SECONDS:g} s")
         time.sleep(POLL_SECONDS)
-
-
-def _require_loaded(ui_url: str) -> None:
-    """ServiceFailed, with Dagster's own words, unless it has loaded our definitions."""
-    request = urllib.request.Request(  # noqa: S310  # a loopback address of ours
-        f"{ui_url}/graphql", json.dumps({"query": _LOADED}).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=STARTS_WITHIN_SECONDS) as response:  # noqa: S310
-        workspace = json.load(response)["data"]["workspaceOrError"]
-    errors = [entry["locationOrLoadError"].get("message") for entry in workspace.get("locationEntries", [])]
-    if not errors or any(errors):
-        raise ServiceFailed(f"Dagster could not load the definitions: {errors or workspace.get('message')}")
 
 
 class DemoFeed:
