@@ -92,6 +92,9 @@ REFUSED = (
 """How it reads when credentials are refused (a listing's, and S3's with status 400) or there are none: obstore has no
 error class for these."""
 
+INCOMPLETE = ("Content-Length Header missing", "ETag Header missing")
+"""How it reads when an object is given without its size or its etag. It will be again: that is no outage."""
+
 SILENCE = timedelta(seconds=60)
 """A store that says nothing for so long is away. A segment must have been sent by then: 128 MiB at 2 MiB a second."""
 
@@ -157,7 +160,7 @@ class Store:
     """One bucket. Safe to share between threads. Keys are exact: nothing is decoded or normalised in them.
 
     Besides the errors that each method names, all raise StoreUnavailable (try again), StoreDenied (credentials or
-    configuration) and InputError ``bad_key``.
+    configuration) and InputError ``bad_key`` or ``transcoded_object``.
     """
 
     def __init__(self, bucket: str, store: ObjectStore, files: PlainFiles | None) -> None:
@@ -323,6 +326,12 @@ class Store:
         except (InvalidPathError, ValueError) as error:
             raise InputError("bad_key", f"object key {key!a} cannot stand in a store: {_reason(error)}") from error
         except BaseError as error:
+            if any(text in str(error) and text not in key for text in INCOMPLETE):
+                raise InputError(
+                    "transcoded_object",
+                    f"{self.bucket}/{key} is given without its size or its etag, as Cloud Storage gives some that have "
+                    "a Content-Encoding: take that from it, and retry it",
+                ) from error
             if any(code in str(error) and code not in key for code in (*NO_BUCKET, *REFUSED)):
                 raise StoreDenied(
                     f"{self.bucket}/{key}: {_reason(error)}: check bucket, credentials and rights"
@@ -398,7 +407,10 @@ def _assumed_role(role: str, region: str | None) -> S3CredentialProvider:
 
 def _gcs(bucket: BucketConfiguration) -> GCSStore:
     config: GCSConfig = {"base_url": bucket.endpoint} if bucket.endpoint is not None else {}
-    return GCSStore(bucket.bucket_name, config=config, client_options=_client_options(bucket), retry_config=RETRY)
+    options = _client_options(bucket)
+    # Else what has a Content-Encoding of gzip comes decompressed, without the size and etag that it is known by.
+    options["default_headers"] = {"accept-encoding": "gzip"}
+    return GCSStore(bucket.bucket_name, config=config, client_options=options, retry_config=RETRY)
 
 
 def _azure(bucket: BucketConfiguration) -> AzureStore:

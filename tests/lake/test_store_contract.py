@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import random
 from pathlib import Path
 
+import obstore
 import pytest
 
 from lakerunner_dagster.lake.errors import InputError, ObjectMissing, StoreDenied
 from lakerunner_dagster.lake.store import CHUNK_BYTES, BucketConfiguration, Store
 from tests.lake.clouds import CLOUD_CREDENTIALS, PROVIDERS, new_bucket
 from tests.lake.test_store import ODD_KEYS
+from tests.servers.gcs_front import LARGE
 
 SEGMENT = "db/6b0dbc7c-2a6b-4a0e-9f5f-0d9b6c0f7a11/edge/20260203/logs/10/tbl_1.parquet"
 
@@ -85,6 +89,31 @@ def test_large_objects_come_in_pieces_with_every_byte(store: Store, tmp_path: Pa
     store.download("db/large", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == data
     assert store.read("db/large", len(data))[0] == data
+
+
+def test_what_is_stored_as_gzip_encoded_is_read_as_stored(store: Store, tmp_path: Path) -> None:
+    if store.local:
+        pytest.skip("a file has no Content-Encoding")
+    data = gzip.compress(b"hello " * 1000)
+    obstore.put(store._store, "otel-raw/a", data, attributes={"Content-Encoding": "gzip"}, use_multipart=False)
+    (listed,) = store.list("otel-raw")
+    assert store.read("otel-raw/a", len(data)) == (data, listed)
+    assert store.head("otel-raw/a") == listed
+    assert listed.size == len(data)
+    store.download("otel-raw/a", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_what_is_given_without_its_size_is_an_error_of_its_own_and_no_outage(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CLOUD_CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    store = Store.open(new_bucket("gcp", request, tmp_path))
+    data = gzip.compress(random.Random(20260203).randbytes(LARGE))
+    obstore.put(store._store, "otel-raw/a", data, attributes={"Content-Encoding": "gzip"}, use_multipart=False)
+    with pytest.raises(InputError, match="a Content-Encoding: take that"):
+        store.read("otel-raw/a", len(data))
 
 
 def test_more_than_allowed_is_not_read(store: Store) -> None:

@@ -2,6 +2,8 @@
 
 - ``PUT /{bucket}/{key}`` becomes an upload by the JSON API, ``x-goog-if-generation-match`` its ``ifGenerationMatch``.
 - Etags are the MD5 in hex and quoted, as Google's XML API gives them; the server has them in base64.
+- ``Content-Encoding`` of an upload stays with the object. What is gzip is given decompressed and without an etag to who
+  does not accept gzip, and in chunks without a length then, or where it is large.
 - Where the bucket is not there it is said so, with a 404.
 - A listing begins after ``start-after`` or ``continuation-token`` and has pages; the server gives all of it at once.
 
@@ -11,10 +13,12 @@ Everything else goes through as it is.
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
 import re
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -26,7 +30,12 @@ FAILED = {HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR}
 PAGE = 100
 """Keys of a page; Google's has 1,000."""
 
+LARGE = 1024 * 1024
+"""Stored bytes from which on what is gzip has no length. Google does not tell where that is."""
+
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "etag"}
+TRANSLATED = {*HOP, "accept-encoding", "content-encoding"}
+"""Headers of a request that the server is not to see: it decompresses what is sent, and cuts off what it gives so."""
 
 
 class GcsFront:
@@ -61,11 +70,14 @@ class _Handler(BaseHTTPRequestHandler):
         generation = self.headers.get("x-goog-if-generation-match")
         if generation is not None:
             query += f"&ifGenerationMatch={generation}"
+        if "Content-Encoding" in self.headers:
+            query += f"&contentEncoding={self.headers['Content-Encoding']}"
         self._pass_on("POST", f"/upload/storage/v1/b/{bucket}/o?{query}")
 
     def _pass_on(self, method: str, path: str) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in TRANSLATED}
+        headers["Accept-Encoding"] = "gzip"
         response, content = self._ask(method, path, body, headers)
         etag = response.getheader("ETag")
         query = parse_qs(urlsplit(path).query)
@@ -78,17 +90,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(response, etag, ETAG.sub(lambda found: b"<ETag>" + _hexadecimal(found[1]) + b"</ETag>", content))
 
     def _answer(self, response: http.client.HTTPResponse, etag: str | None, content: bytes) -> None:
+        encoded = response.getheader("Content-Encoding") == "gzip"
+        transcoded = encoded and "gzip" not in self.headers.get("Accept-Encoding", "")
         self.send_response(response.status)
         for name, value in response.getheaders():
-            if name.lower() not in HOP:
+            if name.lower() not in HOP and not (transcoded and name.lower() == "content-encoding"):
                 self.send_header(name, value)
-        if etag:
+        if etag and not transcoded:
             self.send_header("ETag", _hexadecimal(etag.encode()).decode())
-        of_head = self.command == "HEAD"
-        self.send_header("Content-Length", response.getheader("Content-Length", "0") if of_head else str(len(content)))
+        stored = int(response.getheader("X-Goog-Stored-Content-Length", "0"))
+        if transcoded or (encoded and stored > LARGE):
+            self.send_header("Transfer-Encoding", "chunked")
+            data = gzip.decompress(content) if transcoded and content else content
+            content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+        else:
+            of_head = self.command == "HEAD"
+            length = response.getheader("Content-Length", "0") if of_head else str(len(content))
+            self.send_header("Content-Length", length)
         self.end_headers()
-        if not of_head:
-            self.wfile.write(content)
+        if self.command != "HEAD":
+            with suppress(ConnectionError):  # who does not want it may go
+                self.wfile.write(content)
 
     def _bucket_is_there(self) -> bool:
         bucket = urlsplit(self.path).path.lstrip("/").partition("/")[0]
