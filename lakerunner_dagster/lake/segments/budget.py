@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from lakerunner_dagster.lake.errors import ContractBreach
 from lakerunner_dagster.lake.segments import parquet
-from lakerunner_dagster.lake.segments.interleave import Run, interleaved
+from lakerunner_dagster.lake.segments.interleave import Run, gathered, interleaved
+from lakerunner_dagster.lake.segments.order import sort_codes
 from lakerunner_dagster.lake.segments.reading import PAGE_BYTES, ColumnFacts, Opened, Reader, unusable
 from lakerunner_dagster.lake.segments.union import Union
 
@@ -83,7 +85,8 @@ def _fixed_bytes(facts: ColumnFacts, rows: int) -> int:
 def merged_streams(
     streams: Sequence[Stream], keys: Sequence[str], *, together: bool, memory_bytes: int, directory: Path
 ) -> Iterator[pa.Table]:
-    """``interleaved`` rows of all streams, with about so much memory for the rows and pages held.
+    """The rows of all streams, ``interleaved`` or, ``together``, ``gathered``, with about so much memory for the rows
+    and pages held.
 
     What does not fit is merged in groups first, whose rows go through files in ``directory``.
     """
@@ -119,7 +122,7 @@ def _interleaved(
     useful = max(MOST_AHEAD, 2 * parquet.ROW_GROUP_ROWS // len(streams))
     ahead = max(LEAST_AHEAD, min(affordable, useful))
     runs = [Run(stream.tables(ahead), stream.rows, ahead, stream.unsorted) for stream in streams]
-    yield from interleaved(runs, keys, AT_ONCE, together=together)
+    yield from gathered(runs, keys, AT_ONCE) if together else interleaved(runs, keys, AT_ONCE)
 
 
 def _spilled(
@@ -127,6 +130,8 @@ def _spilled(
 ) -> Stream:
     """The rows of some streams in one file."""
     tables = _interleaved(streams, keys, together=together, memory_bytes=memory_bytes)
+    if together:
+        tables = (table.take(np.argsort(sort_codes(table, keys), kind="stable")) for table in tables)
     first = next(tables)
     with (
         pa.OSFile(str(path), "wb") as sink,

@@ -5,7 +5,7 @@ rows are held of each (``budget``), and what becomes of the stream (``merge``).
 
 Some rows are held of each run. Those that precede the last row held of every run that goes on are final: no row to come
 can precede them. They alone are put in order, by ``order``, so that ties and NULLs are where a segment that is sorted
-at once has them.
+at once has them. Rows that merge need less: that those of equal keys come together.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import whole
 from lakerunner_dagster.lake.segments.order import TIE_BREAK, RowKey, count_before, row_key, row_order, sort_codes
+from lakerunner_dagster.lake.segments.stretches import stretch_starts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,21 +95,37 @@ class Run:
         return taken
 
 
-def interleaved(runs: Sequence[Run], keys: Sequence[str], most: int, *, together: bool) -> Iterator[pa.Table]:
+def interleaved(runs: Sequence[Run], keys: Sequence[str], most: int) -> Iterator[pa.Table]:
     """The rows of all runs in the order of a segment sorted by ``keys``, in tables of ``most`` rows to twice as many.
 
-    ``together``: rows of equal keys are neither parted (even if they are more) nor ordered among themselves: what
-    merges them sees them all. A run's rows must be in that order themselves (or, of ``together``, in the order of the
-    keys): else its ``unsorted`` is raised.
+    A run's rows must be in that order themselves: else its ``unsorted`` is raised.
     """
     picks: list[_Pick] = []
-    for pick in _picks(runs, keys, most, together=together):
-        picks.append(pick)
-        if sum(run.picked for run in runs) >= most:
-            yield _taken(runs, picks)
-            picks = []
+    for final in _final(runs, list(dict.fromkeys([*keys, *TIE_BREAK]))):
+        for pick in _in_order(runs, final, keys, most):
+            picks.append(pick)
+            if sum(run.picked for run in runs) >= most:
+                yield _taken(runs, picks)
+                picks = []
     if picks:
         yield _taken(runs, picks)
+
+
+def gathered(runs: Sequence[Run], keys: Sequence[str], most: int) -> Iterator[pa.Table]:
+    """The rows of all runs, in tables that follow one another in the order of ``keys``, of ``most`` rows to twice as
+    many.
+
+    Rows of equal keys are in one table, even if they are more: what merges them sees them all. Within a table rows are
+    in no order but that of each run. A run's rows must be in the order of the keys: else its ``unsorted`` is raised.
+    """
+    for final in _final(runs, list(keys)):
+        for shares in _shares(runs, final, keys, most):
+            for run, share in zip(runs, shares.tolist(), strict=True):
+                run.pick(share)
+            if sum(run.picked for run in runs) >= most:
+                yield _at_once(runs)
+    if any(run.picked for run in runs):
+        yield _at_once(runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,33 +136,31 @@ class _Pick:
     rows: Ints
 
 
-def _picks(runs: Sequence[Run], keys: Sequence[str], most: int, *, together: bool) -> Iterator[_Pick]:
-    names = list(dict.fromkeys([*keys, *(() if together else TIE_BREAK)]))
+def _final(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[pa.Table]]:
+    """Of each run the rows held that may go on, with the columns ``names`` alone, by which it is sorted. They must be
+    picked before the next are asked for.
+    """
     while going := [run for run in runs if len(run) or not run.ended]:
         for run in going:
             run.fill()
         lasts = {run: run.last_key(names) for run in going if not run.ended}
         frontier = min(lasts.values(), default=None)
-        final = [run.held_before(frontier, names) if run in going else None for run in runs]
-        if any(final):
-            yield from _in_order(runs, final, keys, most, together=together)
+        final = {run: run.held_before(frontier, names) for run in going}
+        if any(rows.num_rows for rows in final.values()):
+            none = next(iter(final.values())).slice(0, 0)
+            yield [final.get(run, none) for run in runs]
         else:
             _go_beyond(frontier, [run for run, last in lasts.items() if last == frontier], names)
 
 
-def _in_order(
-    runs: Sequence[Run], final: Sequence[pa.Table | None], keys: Sequence[str], most: int, *, together: bool
-) -> Iterator[_Pick]:
-    """The first rows of each run, ``final``, in order; at most so many at once where they can be parted."""
-    counts = [rows.num_rows if rows else 0 for rows in final]
-    table = pa.concat_tables(rows for rows in final if rows)
-    owners = np.repeat(np.arange(len(runs)), counts)
-    codes = sort_codes(table, keys)
-    order = np.argsort(codes) if together else row_order(table, keys, codes)
-    _check_sorted(runs, owners, codes if together else _places(order))
-    unpicked = np.cumsum([0, *counts[:-1]])  # of each run, the first row of the table that is not picked yet
-    for begin, end in pairwise(_cuts(codes[order], most, together=together)):
-        rows = order[begin:end]
+def _in_order(runs: Sequence[Run], final: Sequence[pa.Table], keys: Sequence[str], most: int) -> Iterator[_Pick]:
+    """The first rows of each run, ``final``, in order; at most so many at once."""
+    table, owners = _joined(final)
+    order = row_order(table, keys)
+    _check_sorted(runs, owners, _places(order))
+    unpicked = np.cumsum([0, *(rows.num_rows for rows in final[:-1])])  # of each run, the first that is not picked yet
+    for begin in range(0, len(order), most):
+        rows = order[begin : begin + most]
         shares = np.bincount(owners[rows], minlength=len(runs))
         moved = np.array([run.picked for run in runs], np.int64) - unpicked
         pick = _Pick(owners[rows], rows + moved[owners[rows]])
@@ -155,15 +170,38 @@ def _in_order(
         unpicked += shares
 
 
-def _cuts(codes: Codes, most: int, *, together: bool) -> list[int]:
-    """Where to cut rows with these sorted codes, both ends included; ``together``: not between equal ones."""
-    if not together:
-        return [*range(0, len(codes), most), len(codes)]
+def _shares(runs: Sequence[Run], final: Sequence[pa.Table], keys: Sequence[str], most: int) -> Iterator[Ints]:
+    """How many of the first rows of each run, ``final``, come next: at most so many at once, unless keys are equal."""
+    table, owners = _joined(final)
+    firsts = np.union1d(
+        stretch_starts([whole(column) for column in table.columns]), np.flatnonzero(np.diff(owners, prepend=-1))
+    )
+    lengths = np.diff(firsts, append=len(owners))
+    codes, owners = sort_codes(table.take(firsts), keys), owners[firsts]
+    _check_sorted(runs, owners, codes)
+    order = np.argsort(codes, kind="stable")
+    for begin, end in pairwise(_cuts(codes[order], lengths[order], most)):
+        stretches = order[begin:end]
+        yield np.bincount(owners[stretches], lengths[stretches], len(runs)).astype(np.int64)
+
+
+def _joined(final: Sequence[pa.Table]) -> tuple[pa.Table, Ints]:
+    """The rows of all runs, and the run of each."""
+    return pa.concat_tables(final), np.repeat(np.arange(len(final)), [rows.num_rows for rows in final])
+
+
+def _cuts(codes: Codes, lengths: Ints, most: int) -> list[int]:
+    """Where to cut stretches of rows with these sorted codes and lengths, both ends included: not between equal ones,
+    and after at most so many rows.
+    """
     ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True)) + 1
-    cuts = [0]
+    rows = np.cumsum(lengths)[ends - 1]
+    cuts, taken = [0], 0
     while cuts[-1] < len(codes):
-        at = int(np.searchsorted(ends, cuts[-1] + most, side="right"))
-        cuts.append(int(ends[at - 1] if at and ends[at - 1] > cuts[-1] else ends[at]))
+        at = int(np.searchsorted(rows, taken + most, side="right")) - 1
+        at = max(at, int(np.searchsorted(ends, cuts[-1], side="right")))
+        cuts.append(int(ends[at]))
+        taken = int(rows[at])
     return cuts
 
 
@@ -192,8 +230,14 @@ def _places(order: Ints) -> Ints:
     return places
 
 
+def _at_once(runs: Sequence[Run]) -> pa.Table:
+    """The rows picked, taken from their runs, one run's after another's."""
+    table = pa.concat_tables([piece for run in runs for piece in run.take()])
+    return pa.table([whole(column) for column in table.columns], table.schema)
+
+
 def _taken(runs: Sequence[Run], picks: Sequence[_Pick]) -> pa.Table:
-    """The rows picked, taken from their runs."""
+    """The rows picked, taken from their runs in their order."""
     counts = [run.picked for run in runs]
     owners = np.concatenate([pick.owners for pick in picks])
     rows = np.concatenate([pick.rows for pick in picks]) + np.cumsum([0, *counts[:-1]])[owners]

@@ -33,13 +33,12 @@ _KEY_SPACE = 1 << 64
 _NARROW = 1 << 48  # integers spread less than this (an hour in ns is 2^42) are their own code, less the smallest
 
 
-def row_order(table: pa.Table, keys: Sequence[str], codes: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
+def row_order(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
     """Row numbers of ``table`` in the order of a segment sorted by ``keys``. A key that is no column is all NULL.
 
-    Rows alike in all that orders them stay in the order in which they come. ``codes``: what :func:`sort_codes` gives,
-    where it is known.
+    Rows alike in all that orders them stay in the order in which they come.
     """
-    key = sort_codes(table, keys) if codes is None else codes
+    key = sort_codes(table, keys)
     order = np.argsort(key)
     in_order = key[order]
     same = in_order[1:] == in_order[:-1]
