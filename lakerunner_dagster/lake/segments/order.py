@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakerunner_dagster.lake.segments.radix import dense, stable_order
 from lakerunner_dagster.lake.segments.shared import found, spread
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def row_order(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
     Rows alike in all that orders them stay in the order in which they come.
     """
     key = sort_codes(table, keys)
-    order = np.argsort(key)
+    order = stable_order(key)
     in_order = key[order]
     same = in_order[1:] == in_order[:-1]
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -55,9 +56,9 @@ def sort_codes(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:
     for column in (column for column in (found(table, name) for name in keys) if column is not None):
         codes, count = _codes(column)
         if space * count > _KEY_SPACE:
-            key, space = _dense(key)
+            key, space = dense(key)
         if space * count > _KEY_SPACE:
-            codes, count = _dense(codes)
+            codes, count = dense(codes)
         key = key * np.uint64(count) + codes
         space *= count
     return key
@@ -97,17 +98,11 @@ def _codes(column: pa.Array) -> tuple[NDArray[np.uint64], int]:
         if (null := high - low + 1) < _NARROW:
             return pc.subtract(column, low).fill_null(null).to_numpy().astype(np.uint64), null + 1
         if not column.null_count:
-            return _dense(column.to_numpy())
+            return dense(column.to_numpy())
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     ranks = pc.rank(encoded.dictionary, tiebreaker="dense").cast(pa.int64())
     null = len(ranks) + 1
     return ranks.take(encoded.indices).fill_null(null).to_numpy().astype(np.uint64), null + 1
-
-
-def _dense(codes: NDArray[np.integer]) -> tuple[NDArray[np.uint64], int]:
-    """The same order in as few integers as there are different codes."""
-    distinct, dense = np.unique(codes, return_inverse=True)
-    return dense.astype(np.uint64), max(len(distinct), 1)
 
 
 def _tie_order(

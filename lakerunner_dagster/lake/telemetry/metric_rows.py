@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import POINTS, whole
+from lakerunner_dagster.lake.segments.radix import stable_order
 from lakerunner_dagster.lake.segments.shared import fields, is_shared, spread
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
 from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged_runs, quantiles, taken
@@ -174,7 +175,7 @@ def _grouped(table: pa.Table) -> _Groups:
     keys = [whole(table.column(name)) for name in _SAME]
     starts = whole(table.column("chq_start_tsns"))
     group = numbered([*keys, pc.if_else(pa.array(is_latest(table)), starts, None)])
-    rows = np.argsort(group)
+    rows = stable_order(group)
     return _Groups(rows, np.flatnonzero(np.diff(group[rows], prepend=-1)))
 
 
