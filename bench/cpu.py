@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ class Clock:
     """CPU seconds of this process and of some of a server's, by their ids, to the nanosecond."""
 
     def __init__(self, server: Iterable[int]) -> None:
-        self._server = [Path(f"/proc/{pid}/schedstat") for pid in server]
+        self._server = {Path(f"/proc/{pid}/schedstat"): 0 for pid in server}
 
     def seconds(self) -> float:
-        """So far."""
-        return time.process_time() + sum(int(path.read_text().split()[0]) for path in self._server) / 1e9
+        """So far. A process that has ended (a pool's connections do) took what it had when last looked at."""
+        for path in self._server:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                self._server[path] = int(path.read_text().split()[0])
+        return time.process_time() + sum(self._server.values()) / 1e9
 
 
 def backends(conn: Conn) -> list[int]:
