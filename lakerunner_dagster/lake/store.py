@@ -36,7 +36,7 @@ from lakerunner_dagster.lake.errors import (
 from lakerunner_dagster.lake.files import PlainFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from obstore import GetResult, ObjectMeta, PutMode
@@ -188,33 +188,31 @@ class Store:
         ObjectMissing; InputError ``object_too_large`` beyond ``max_bytes``, without having read it.
         """
         with self._opened(key) as result:
-            size = result.meta["size"]
-            if size > max_bytes:
-                raise InputError(
-                    "object_too_large",
-                    f"{self.bucket}/{key} has {size} bytes, more than the {max_bytes} allowed: "
-                    "raise LAKERUNNER_LIMIT_OBJECT_BYTES, or write smaller files",
-                )
+            self._require_at_most(max_bytes, key, result.meta)
             data = result.bytes().to_bytes()
-            if len(data) != size:
-                raise StoreUnavailable(
-                    f"{self.bucket}/{key}: {len(data)} bytes came and {size} were announced: "
-                    "it was cut off, or changed while it was read"
-                )
+            self._require_whole(len(data), key, result.meta)
             etag = md5(data, usedforsecurity=False).hexdigest() if self.local else result.meta["e_tag"]
             return data, _described(result.meta, etag)
 
     def download(self, key: str, path: Path) -> None:
         """Write the object's bytes into a new file, a piece at a time. ObjectMissing."""
         with path.open("xb") as file, self._opened(key) as result:
-            small = result.meta["size"] <= CHUNK_BYTES
-            for chunk in [result.bytes()] if small else result.stream(min_chunk_size=CHUNK_BYTES):
+            for chunk in _chunks(result):
                 file.write(chunk)
-            if file.tell() != result.meta["size"]:
-                raise StoreUnavailable(
-                    f"{self.bucket}/{key}: {file.tell()} bytes came and {result.meta['size']} were announced: "
-                    "it was cut off, or changed while it was read"
-                )
+            self._require_whole(file.tell(), key, result.meta)
+
+    def read_into(self, path: Path, key: str, max_bytes: int) -> StoredObject:
+        """As ``read``, into a new file, a piece at a time."""
+        with self._opened(key) as result:
+            self._require_at_most(max_bytes, key, result.meta)
+            digest = md5(usedforsecurity=False)
+            with path.open("xb") as file:
+                for chunk in _chunks(result):
+                    file.write(chunk)
+                    if self.local:
+                        digest.update(chunk)
+                self._require_whole(file.tell(), key, result.meta)
+            return _described(result.meta, digest.hexdigest() if self.local else result.meta["e_tag"])
 
     def head(self, key: str) -> StoredObject:
         """What the store says of the object; a directory's file is read for its MD5. ObjectMissing."""
@@ -225,9 +223,7 @@ class Store:
                 return _described(meta, meta["e_tag"])
         with self._opened(key) as result:
             digest = md5(usedforsecurity=False)
-            # A stream of a file comes in small pieces, each at the price of a thread's turn: for large files only.
-            small = result.meta["size"] <= CHUNK_BYTES
-            for chunk in [result.bytes()] if small else result.stream(min_chunk_size=CHUNK_BYTES):
+            for chunk in _chunks(result):
                 digest.update(chunk)
             return _described(result.meta, digest.hexdigest())
 
@@ -299,6 +295,21 @@ class Store:
             return error
         return None
 
+    def _require_at_most(self, max_bytes: int, key: str, meta: ObjectMeta) -> None:
+        if meta["size"] > max_bytes:
+            raise InputError(
+                "object_too_large",
+                f"{self.bucket}/{key} has {meta['size']} bytes, more than the {max_bytes} allowed: "
+                "raise LAKERUNNER_LIMIT_OBJECT_BYTES, or write smaller files",
+            )
+
+    def _require_whole(self, size: int, key: str, meta: ObjectMeta) -> None:
+        if size != meta["size"]:
+            raise StoreUnavailable(
+                f"{self.bucket}/{key}: {size} bytes came and {meta['size']} were announced: "
+                "it was cut off, or changed while it was read"
+            )
+
     @contextmanager
     def _opened(self, key: str) -> Iterator[GetResult]:
         check_key(key)
@@ -337,6 +348,13 @@ class Store:
                     f"{self.bucket}/{key}: {_reason(error)}: check bucket, credentials and rights"
                 ) from error
             raise StoreUnavailable(f"{self.bucket}/{key}: {_reason(error)}") from error
+
+
+def _chunks(result: GetResult) -> Iterable[Buffer]:
+    """The bytes of an object: a small one's at once, others in pieces."""
+    # A stream of a file comes in small pieces, each at the price of a thread's turn: for large files only.
+    small = result.meta["size"] <= CHUNK_BYTES
+    return [result.bytes()] if small else result.stream(min_chunk_size=CHUNK_BYTES)
 
 
 def _described(meta: ObjectMeta, etag: str | None) -> StoredObject:

@@ -73,6 +73,11 @@ class WatchedStore(Watched):
         self._boundaries.passed("after a read")
         return found
 
+    def read_into(self, path: Path, key: str, max_bytes: int) -> Any:
+        described = self._inner.read_into(path, key, max_bytes)
+        self._boundaries.passed("after a read")
+        return described
+
     def download(self, key: str, path: Path) -> None:
         self._inner.download(key, path)
         self._boundaries.passed("after a download")

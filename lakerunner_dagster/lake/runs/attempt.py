@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lakerunner_dagster.lake.errors import InputError, ObjectMissing
 from lakerunner_dagster.lake.lrdb import intake, publish
@@ -20,21 +20,22 @@ from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.model import ClaimedBox, ObjectOutcome, Output, RawObject, RawState, dateint_of
 from lakerunner_dagster.lake.runs import segment_files
 from lakerunner_dagster.lake.runs.announce import announcements
+from lakerunner_dagster.lake.runs.contents import LargeObject, content_of, gathered
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
 from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
 from lakerunner_dagster.lake.runs.reading import Fetched, Unreadable, fetch
 from lakerunner_dagster.lake.runs.report import OnStep, SetAside, Step
+from lakerunner_dagster.lake.runs.scratch import NewFile, scratch_files
 from lakerunner_dagster.lake.runs.transform import (
-    CHUNK_BYTES,
+    Chunk,
     Recipe,
     build_segment,
-    chunked,
-    payload_of,
-    rows_by_hour,
+    decoded_chunk,
+    decoded_pieces,
+    outcome_of_pieces,
 )
 from lakerunner_dagster.lake.signals import SIGNALS
-from lakerunner_dagster.lake.telemetry.decode import decode
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
 
 OPERATION = "ingest"
@@ -73,8 +74,12 @@ class _Attempt:
 
     def write_segments(self) -> None:
         """Read the members and put their segments into the store, a bounded chunk at a time."""
-        for ordinal, chunk in enumerate(chunked(self._payloads(), CHUNK_BYTES)):
-            self._write_chunk(chunk, ordinal)
+        with scratch_files() as new_file:
+            for ordinal, contents in enumerate(gathered(self._contents(new_file))):
+                if isinstance(contents, LargeObject):
+                    self._write_large(contents, ordinal)
+                else:
+                    self._write_chunk(contents, ordinal)
 
     def publish(self) -> Step:
         """Make all of it visible in one transaction; LeaseLost when the box is another run's by now."""
@@ -121,18 +126,18 @@ class _Attempt:
             peak_memory_bytes=peak_memory_bytes(),
         )
 
-    def _payloads(self) -> Iterator[RawPayload]:
+    def _contents(self, new_file: NewFile) -> Iterator[RawPayload | LargeObject]:
         """The members' contents, decompressed; of a member that has none, its end is noted instead."""
-        for found in fetch(self._lake.stores, self._box.members, self._lake.limits.object_bytes):
+        for found in fetch(self._lake.stores, self._box.members, self._lake.limits.object_bytes, new_file):
             self._heartbeat.check()
             try:
                 if isinstance(found, Unreadable):
                     raise found.error
-                self._bytes_in += len(found.data)
+                self._bytes_in += found.stored.size
                 raw = self._resolved(found)
                 if raw is not None:
                     self._members[raw.raw_object_id] = raw
-                    yield payload_of(raw, found.data, self._lake.limits)
+                    yield content_of(raw, found.data, self._lake.limits, new_file)
             except ObjectMissing as error:
                 self._set_aside(found.raw, RawState.MISSING, "object_missing", str(error))
             except InputError as error:
@@ -158,26 +163,39 @@ class _Attempt:
     def _set_aside(self, raw: RawObject, state: RawState, error_class: str, error_text: str) -> None:
         self._aside.append(SetAside(raw, state, error_class, error_text))
 
-    def _write_chunk(self, chunk: list[RawPayload], ordinal: int) -> None:
-        """Decode one chunk, note how each of its objects ends, and put its segments."""
-        decoded = decode(self._box.signal, chunk, self._box.source.organization_id, self._lake.limits)
-        for index, payload in enumerate(chunk):
-            failure = decoded.failures.get(index)
+    def _write_chunk(self, payloads: Sequence[RawPayload], ordinal: int) -> None:
+        """Decode some payloads, note how each of their objects ends, and put their segments."""
+        chunk = decoded_chunk(self._box.signal, payloads, self._box.source.organization_id, self._lake.limits)
+        for index, payload in enumerate(payloads):
+            failure = chunk.failures.get(index)
             if failure is not None:
                 raw = self._members[payload.raw_object_id]
                 self._set_aside(raw, RawState.QUARANTINED, failure.reason, str(failure))
-                continue
-            self._ingested.append(
-                ObjectOutcome(
-                    raw_object_id=payload.raw_object_id,
-                    state=RawState.INGESTED,
-                    records_read=decoded.records_read[index],
-                    rejected=decoded.rejected[index],
-                    raw_bytes=len(payload.payload),
-                )
-            )
-        for rows in rows_by_hour(decoded, chunk):
+            else:
+                self._ingested.append(chunk.outcome(index))
+        self._outputs += self._put(chunk, ordinal)
+        self._rollup_count += chunk.rollup_count
+
+    def _write_large(self, large: LargeObject, ordinal: int) -> None:
+        """As ``_write_chunk``, piece by piece. Segments of a large object that proves corrupt count for nothing."""
+        pieces: list[ObjectOutcome] = []
+        outputs: list[Output] = []
+        rollup_count = 0.0
+        try:
+            for chunk in decoded_pieces(large, self._box.source.organization_id, self._lake.limits):
+                pieces.append(chunk.outcome(0))
+                outputs += self._put(chunk, ordinal)
+                rollup_count += chunk.rollup_count
+        except InputError as error:
+            self._set_aside(large.raw, RawState.QUARANTINED, error.reason, str(error))
+            return
+        self._ingested.append(outcome_of_pieces(large, pieces))
+        self._outputs += outputs
+        self._rollup_count += rollup_count
+
+    def _put(self, chunk: Chunk, ordinal: int) -> Iterator[Output]:
+        """The segments of a chunk, each put into the store."""
+        for rows in chunk.hours:
             self._heartbeat.check()
-            self._rollup_count += rows.rollup_count
-            built = build_segment(rows, decoded, chunk, self._recipe, ordinal)
-            self._outputs.append(segment_files.put(self._lake, self._box.source, built.output, built.data))
+            built = build_segment(rows, chunk, self._recipe, ordinal)
+            yield segment_files.put(self._lake, self._box.source, built.output, built.data)

@@ -20,25 +20,25 @@ from lakerunner_dagster.lake.lrdb import publish, standing
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.lrdb.standing import Hour
-from lakerunner_dagster.lake.model import ObjectOutcome, Output, RawObject, RawState, Source, dateint_of
+from lakerunner_dagster.lake.model import ObjectOutcome, Output, RawObject, Source, dateint_of
 from lakerunner_dagster.lake.runs import segment_files
 from lakerunner_dagster.lake.runs.announce import announcements
+from lakerunner_dagster.lake.runs.contents import LargeObject, content_of, gathered
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
 from lakerunner_dagster.lake.runs.reading import Fetched, Unreadable, fetch
 from lakerunner_dagster.lake.runs.report import Step
+from lakerunner_dagster.lake.runs.scratch import NewFile, scratch_files
 from lakerunner_dagster.lake.runs.transform import (
-    CHUNK_BYTES,
-    HourRows,
+    Chunk,
     Recipe,
     build_segment,
-    chunked,
-    payload_of,
-    rows_by_hour,
+    decoded_chunk,
+    decoded_pieces,
+    outcome_of_pieces,
 )
 from lakerunner_dagster.lake.segments.ids import raw_identity
 from lakerunner_dagster.lake.signals import Signal
-from lakerunner_dagster.lake.telemetry.decode import Decoded, decode
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
 
 OPERATION = "rebuild"
@@ -86,15 +86,6 @@ class _Computed:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Some of the objects, decoded."""
-
-    payloads: list[RawPayload]
-    decoded: Decoded
-    hours: list[HourRows]
-
-
 def replace_hour(lake: Lake, task: Task, hour: Hour, strays: Mapping[int, Reading]) -> dict[Hour, Step]:
     """Compute an hour from what its segments stand on and swap it, with the hours that records move from or to.
 
@@ -140,29 +131,54 @@ class _Reader:
         self.read: dict[int, Reading] = {}
         self.bytes_in = 0
 
-    def chunks(self, objects: Iterable[RawObject]) -> Iterator[_Chunk]:
-        """The objects, decoded a bounded chunk at a time. By identity: which share a chunk depends on nothing else."""
+    def chunks(self, objects: Iterable[RawObject]) -> Iterator[tuple[int, Chunk]]:
+        """The objects, decoded a bounded chunk at a time, with the ordinal that its segments have.
+
+        By identity: which share a chunk depends on nothing else. Pieces of a large object share an ordinal; where one
+        of them is corrupt, those before it were given in vain.
+        """
         ordered = sorted(objects, key=lambda raw: raw_identity(raw.bucket, raw.key, raw.etag))
         known = {raw.raw_object_id: raw for raw in ordered}
-        for payloads in chunked(self._payloads(ordered), CHUNK_BYTES):
-            decoded = decode(self._task.signal, payloads, self._task.source.organization_id, self._lake.limits)
-            hours = rows_by_hour(decoded, payloads)
-            for ordinal, payload in enumerate(payloads):
-                raw = known[payload.raw_object_id]
-                if ordinal in decoded.failures:
-                    self._unreadable(raw, decoded.failures[ordinal])
+        with scratch_files() as new_file:
+            for ordinal, contents in enumerate(gathered(self._contents(ordered, new_file))):
+                if isinstance(contents, LargeObject):
+                    chunks = self._pieces(contents)
                 else:
-                    self.read[raw.raw_object_id] = _reading(raw, payload, decoded, hours, ordinal)
-            yield _Chunk(payloads, decoded, hours)
+                    chunks = iter([self._together(contents, known)])
+                for chunk in chunks:
+                    yield ordinal, chunk
 
-    def _payloads(self, objects: Iterable[RawObject]) -> Iterator[RawPayload]:
-        for found in fetch(self._lake.stores, objects, self._lake.limits.object_bytes):
+    def _together(self, payloads: list[RawPayload], known: Mapping[int, RawObject]) -> Chunk:
+        chunk = decoded_chunk(self._task.signal, payloads, self._task.source.organization_id, self._lake.limits)
+        for ordinal, payload in enumerate(payloads):
+            raw = known[payload.raw_object_id]
+            if ordinal in chunk.failures:
+                self._unreadable(raw, chunk.failures[ordinal])
+            else:
+                self.read[raw.raw_object_id] = Reading(raw, _spread(chunk, ordinal), chunk.outcome(ordinal))
+        return chunk
+
+    def _pieces(self, large: LargeObject) -> Iterator[Chunk]:
+        spread: Counter[Hour] = Counter()
+        outcomes: list[ObjectOutcome] = []
+        try:
+            for chunk in decoded_pieces(large, self._task.source.organization_id, self._lake.limits):
+                spread += _spread(chunk, 0)
+                outcomes.append(chunk.outcome(0))
+                yield chunk
+        except InputError as error:
+            self._unreadable(large.raw, error)
+        else:
+            self.read[large.raw.raw_object_id] = Reading(large.raw, spread, outcome_of_pieces(large, outcomes))
+
+    def _contents(self, objects: Iterable[RawObject], new_file: NewFile) -> Iterator[RawPayload | LargeObject]:
+        for found in fetch(self._lake.stores, objects, self._lake.limits.object_bytes, new_file):
             try:
-                yield self._payload(found)
+                yield self._content(found, new_file)
             except (ObjectMissing, InputError) as error:
                 self._unreadable(found.raw, error)
 
-    def _payload(self, found: Fetched | Unreadable) -> RawPayload:
+    def _content(self, found: Fetched | Unreadable, new_file: NewFile) -> RawPayload | LargeObject:
         if isinstance(found, Unreadable):
             raise found.error
         raw = found.raw
@@ -171,23 +187,13 @@ class _Reader:
                 f"{raw.bucket}/{raw.key} was ingested with etag {raw.etag} and has {found.stored.etag} now: "
                 "what it was is gone from the store"
             )
-        self.bytes_in += len(found.data)
-        return payload_of(raw, found.data, self._lake.limits)
+        self.bytes_in += found.stored.size
+        return content_of(raw, found.data, self._lake.limits, new_file)
 
 
-def _reading(raw: RawObject, payload: RawPayload, decoded: Decoded, hours: Iterable[HourRows], ordinal: int) -> Reading:
-    spread = Counter({Hour(rows.dateint, rows.hour): rows.by_payload[ordinal] for rows in hours})
-    return Reading(
-        raw,
-        +spread,
-        ObjectOutcome(
-            raw_object_id=raw.raw_object_id,
-            state=RawState.INGESTED,
-            records_read=decoded.records_read[ordinal],
-            rejected=decoded.rejected[ordinal],
-            raw_bytes=len(payload.payload),
-        ),
-    )
+def _spread(chunk: Chunk, ordinal: int) -> Counter[Hour]:
+    """The rows that a payload has in each hour."""
+    return +Counter({Hour(rows.dateint, rows.hour): rows.by_payload[ordinal] for rows in chunk.hours})
 
 
 def _moved(reading: Reading, seen: Counter[Hour]) -> set[Hour]:
@@ -258,10 +264,10 @@ class _Recomputation:
         members = self._members(hour)
         recipe = Recipe(self._task.source, self._task.signal, OPERATION, dateint_of(time.time_ns() // 1_000_000))
         computed = _Computed(frozenset(members))
-        for ordinal, chunk in enumerate(self._reader.chunks(members.values())):
+        for ordinal, chunk in self._reader.chunks(members.values()):
             for rows in chunk.hours:
                 if Hour(rows.dateint, rows.hour) == hour:
-                    built = build_segment(rows, chunk.decoded, chunk.payloads, recipe, ordinal)
+                    built = build_segment(rows, chunk, recipe, ordinal)
                     computed.outputs.append(segment_files.put(self._lake, self._task.source, built.output, built.data))
                     computed.rollup_count += rows.rollup_count
         computed.bytes_in = self._reader.bytes_in - bytes_before

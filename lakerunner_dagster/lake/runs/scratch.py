@@ -12,12 +12,17 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 PREFIX = "lakerunner-run-"
+
+NewFile: TypeAlias = Callable[[], Path]
+"""Gives the path of a file that is not there yet."""
 
 
 @contextmanager
@@ -31,6 +36,15 @@ def scratch_directory() -> Iterator[Path]:
         yield directory
     finally:
         _remove(lock)
+
+
+@contextmanager
+def scratch_files() -> Iterator[NewFile]:
+    """Files in a scratch directory, which is made when the first is asked for: not every run needs one."""
+    with ExitStack() as stack:
+        directory = cache(lambda: stack.enter_context(scratch_directory()))
+        numbers = count()
+        yield lambda: directory() / str(next(numbers))
 
 
 def _own_lock() -> IO[bytes]:

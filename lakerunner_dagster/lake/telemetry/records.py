@@ -152,6 +152,9 @@ def as_bigint(values: Times, *, known: Bools | None = None) -> pa.Int64Array:
 
 def chq_ids(payloads: Sequence[RawPayload], file: Ints, ordinal: Ints) -> pa.StringArray:
     """``{identity}-{ordinal in 8 hex digits}`` of each record: the same whichever files are read along with its own."""
+    firsts = np.array([payload.first_ordinal for payload in payloads], np.int64)
+    if firsts.any():
+        ordinal = ordinal + firsts[file]
     identities = np.frombuffer("".join(payload.identity for payload in payloads).encode(), np.uint8)
     width = IDENTITY_DIGITS + 1 + _ORDINAL_DIGITS
     text = np.empty((len(file), width), np.uint8)

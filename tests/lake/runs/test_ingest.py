@@ -20,7 +20,7 @@ from lakerunner_dagster.lake.errors import (
 )
 from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.model import HOUR_MS, RawState
-from lakerunner_dagster.lake.runs import attempt
+from lakerunner_dagster.lake.runs import contents, transform
 from lakerunner_dagster.lake.runs.context import Lake, Stores
 from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.leasing import Heartbeat
@@ -145,7 +145,7 @@ def test_rejected_records_are_counted_by_reason_and_the_rest_is_kept(world: Worl
 def test_a_box_larger_than_a_chunk_is_written_in_several_segments(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "CHUNK_BYTES", 3000)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 3000)
     keys = [world.put(Signal.LOGS, f"f{number}", logs(f"f{number}", minutes(TEN, 30))) for number in range(6)]
     world.notify(*keys)
     (step,) = world.ingest(Signal.LOGS)
@@ -189,14 +189,14 @@ def test_a_box_that_fails_by_itself_does_not_keep_the_others_from_being_done(
     for name in ("a", "poison", "c"):
         world.send(Signal.LOGS, name, logs(name, [TEN]))
         world.box(Signal.LOGS)
-    decode = attempt.decode  # type: ignore[attr-defined]
+    decode = transform.decode  # type: ignore[attr-defined]
 
     def chokes(signal: Signal, payloads: Any, *arguments: Any) -> Any:
         if any("poison" in payload.key for payload in payloads):
             raise ZeroDivisionError("a fault of ours")
         return decode(signal, payloads, *arguments)
 
-    monkeypatch.setattr(attempt, "decode", chokes)
+    monkeypatch.setattr(transform, "decode", chokes)
     waiting = replace(world.lake, settings=world.lake.settings.model_copy(update={"retry_backoff_seconds": 60.0}))
     steps: list[Step] = []
     with pytest.raises(WorkIncomplete, match=r"1 steps .*\n- box 2: ZeroDivisionError: a fault of ours"):

@@ -16,7 +16,7 @@ import pytest
 
 from lakerunner_dagster.lake.errors import SwapConflict, WorkIncomplete
 from lakerunner_dagster.lake.model import HOUR_MS, RawState, day_start_ms
-from lakerunner_dagster.lake.runs import hours
+from lakerunner_dagster.lake.runs import hours, transform
 from lakerunner_dagster.lake.runs.context import Lake, Stores
 from lakerunner_dagster.lake.runs.rebuild import rebuild
 from lakerunner_dagster.lake.runs.report import Step
@@ -173,7 +173,7 @@ def test_a_decoder_that_puts_records_into_other_hours_moves_them_whole(
         earlier = pc.subtract(decoded.table.column(at), pa.scalar(HOUR_MS))
         return replace(decoded, table=decoded.table.set_column(at, "chq_timestamp", earlier))
 
-    monkeypatch.setattr(hours, "decode", an_hour_earlier)
+    monkeypatch.setattr(transform, "decode", an_hour_earlier)
     rebuilt(world)
     at = {"a 0": midnight, "a 1": TEN, "a 2": ELEVEN, "b 0": TEN, "b 1": TEN, "yesterday 0": midnight - 1}
     seen = dict(world.select(Signal.LOGS, "log_message, chq_timestamp"))
