@@ -1,7 +1,8 @@
 """Kafka as the lake uses it: keyed messages that are acknowledged or still ours, and positions that we choose.
 
-What belongs here: producing, consuming from given offsets, committing, topics. What does not: what messages mean
-(``notifications``, ``ticks``) and where offsets are kept for good (``lrdb.offsets``).
+What belongs here: producing, consuming from given offsets, committing, topics. What does not: how threads share a
+producer (``kafka_producer``), what messages mean (``notifications``, ``ticks``) and where offsets are kept for good
+(``lrdb.offsets``).
 
 Rules that keep every broker usable: at-least-once with idempotent keyed producing, no Kafka transactions, no group
 join (consumers take the partitions that they are given). The embedded cluster (``local.kafka``) is librdkafka's mock
@@ -15,9 +16,8 @@ Clients are made at the first use, never at construction, so that a Bus may be b
 from __future__ import annotations
 
 import json
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from lakerunner_dagster.lake.errors import BusUnavailable, InputError
 from lakerunner_dagster.lake.kafka_client import Trouble, made, patiently, refused, unavailable
+from lakerunner_dagster.lake.kafka_producer import SharedProducer
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC
 from lakerunner_dagster.lake.stages import STAGES
 
@@ -57,9 +58,6 @@ EMBEDDED_MARKER = "embedded-cluster."
 REQUEST_SECONDS = 10.0
 """Longest wait for an answer about metadata or offsets, in seconds."""
 
-FLUSH_SECONDS = 0.01
-"""How long a thread whose messages are acknowledged may still wait for those of others, in seconds."""
-
 NEW_PARTITIONS_SECONDS = 60.0
 """How often a consumer looks whether its topics have grown, in seconds."""
 
@@ -79,20 +77,6 @@ class Received:
     body: bytes
     headers: Mapping[str, str]
     timestamp_ms: int
-
-
-@dataclass(slots=True)
-class _Batch:
-    """How far the messages of one call are; the client's delivery callback writes it."""
-
-    unacknowledged: int
-    error: KafkaError | None = field(default=None)
-
-    def delivered(self, error: KafkaError | None, _message: KafkaMessage) -> None:
-        if error is None:
-            self.unacknowledged -= 1
-        else:
-            self.error = error
 
 
 class Bus:
@@ -121,8 +105,17 @@ class Bus:
         self._replication = replication
         self._retention_hours = retention_hours
         self._trouble = Trouble()
-        self._producer: Producer | None = None
-        self._producer_lock = threading.Lock()
+        self._producer = SharedProducer(
+            {
+                **self._config,
+                "acks": "all",
+                "enable.idempotence": True,
+                # The partitioner of the Java clients: a key has one partition, whoever writes it.
+                "partitioner": "murmur2_random",
+                "message.max.bytes": MESSAGE_BYTES,
+                "error_cb": self._trouble,
+            }
+        )
 
     def cluster_id(self) -> str:
         """The id of the cluster: offsets mean nothing in another one. Raises BusUnavailable.
@@ -161,20 +154,9 @@ class Bus:
         if not records:
             return
         deadline = time.monotonic() + timeout_seconds
-        batch = _Batch(unacknowledged=len(records))
-        producer = self._client()
-        try:
-            for record in records:
-                _enqueue(producer, record, batch, deadline)
-            while batch.unacknowledged and batch.error is None and time.monotonic() < deadline:
-                # While it flushes the client sends what it has, and does not linger for more. It returns when there is
-                # nothing of other threads either, so its turns are short.
-                producer.flush(min(FLUSH_SECONDS, max(deadline - time.monotonic(), 0.0)))
-        except KafkaException as error:
-            batch.error = error.args[0]
+        batch = self._producer.send(records, deadline)
         if batch.unacknowledged:
             reason = batch.error.str() if batch.error else f"no answer within {timeout_seconds:g} s"
-            self._discard(producer)
             raise BusUnavailable(
                 f"Kafka at {self._address} did not acknowledge {batch.unacknowledged} of {len(records)} messages: "
                 f"{self._trouble.because(reason)}"
@@ -190,38 +172,14 @@ class Bus:
 
     def close(self) -> None:
         """Let the connections go. A Bus that is used again connects again."""
-        with self._producer_lock:
-            self._producer = None
+        self._producer.close()
 
     @property
     def _address(self) -> str:
         return str(self._config["bootstrap.servers"])
 
-    def _client(self) -> Producer:
-        with self._producer_lock:
-            if self._producer is None:
-                config = {
-                    **self._config,
-                    "acks": "all",
-                    "enable.idempotence": True,
-                    # The partitioner of the Java clients: a key has one partition, whoever writes it.
-                    "partitioner": "murmur2_random",
-                    "message.max.bytes": MESSAGE_BYTES,
-                    "error_cb": self._trouble,
-                }
-                self._producer = made(Producer, config)
-            return self._producer
-
-    def _discard(self, producer: Producer) -> None:
-        """Drop what was not acknowledged, for its callers send it again, and the client, which may skip no message."""
-        with self._producer_lock:
-            if self._producer is producer:
-                self._producer = None
-        producer.purge()
-        producer.poll(0)
-
     def _metadata(self, topic: str | None) -> ClusterMetadata:
-        client = self._client()
+        client = self._producer.client()
         client.poll(0)
         try:
             cluster: ClusterMetadata = client.list_topics(topic, timeout=REQUEST_SECONDS)
@@ -250,7 +208,7 @@ class Bus:
 
     def _await(self, names: Sequence[str]) -> None:
         """Return when the brokers know the topics: one of them has created them, another may be asked next."""
-        client = self._client()
+        client = self._producer.client()
         try:
             for name in names:
                 patiently(partial(_partitions, client, name), REQUEST_SECONDS)
@@ -449,19 +407,6 @@ def _record(message: Message, prefix: str) -> dict[str, Any]:
             f"{MESSAGE_BYTES}: make it smaller",
         )
     return {"topic": prefix + message.topic, "key": key, "value": value, "headers": headers}
-
-
-def _enqueue(producer: Producer, record: Mapping[str, Any], batch: _Batch, deadline: float) -> None:
-    """Hand a record to the client; while its queue is full, wait for acknowledgements."""
-    while True:
-        try:
-            producer.produce(**record, on_delivery=batch.delivered)
-        except BufferError:
-            if time.monotonic() >= deadline:
-                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001  # its public name
-            producer.poll(0.1)
-        else:
-            return
 
 
 def _received(message: KafkaMessage, prefix: str) -> Received:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -146,6 +147,31 @@ def test_a_broker_that_comes_and_goes_loses_nothing_that_was_acknowledged(
             acknowledged.append(batch)
     thread.join()
     check_kept(read_until_quiet(bus, topic), acknowledged, 30)
+
+
+def test_one_thread_s_patience_ends_and_the_others_messages_are_sent(topic: str) -> None:
+    cluster = FaultyCluster()
+    bus = Bus(cluster.bootstrap_servers, options=QUICK)
+    assert send(bus, topic, 0, 30, SECONDS)
+    before = client_threads()
+    cluster.down()
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(send, bus, topic, 1, 30, SECONDS)
+        eventually(lambda: len(bus._producer.client()) == 30, "the patient one's messages wait")
+        assert not send(bus, topic, 2, 30, 0.1)
+        cluster.up()
+        assert patient.result()
+    assert send(bus, topic, 3, 30, SECONDS)
+    eventually(lambda: client_threads() <= before, "the client that was given up is gone")
+    check_kept(read_until_quiet(bus, topic), [0, 1, 3], 30)
+    bus.close()
+    cluster.close()
+
+
+def client_threads() -> int:
+    """Threads of Kafka's clients in this process."""
+    names = (task.read_text() for task in Path("/proc/self/task").glob("*/comm"))
+    return sum(name.startswith("rdk:") for name in names)
 
 
 def test_a_commit_outlives_errors_that_pass(cluster: FaultyCluster, bus: Bus, topic: str) -> None:
