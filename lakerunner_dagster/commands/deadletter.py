@@ -1,4 +1,4 @@
-"""``lakerunner deadletter``: notifications that lead nowhere, why, and sending them again.
+"""``lakerunner deadletter``: notifications that lead nowhere, why, sending them again, and discarding them.
 
 What belongs here: the commands and their text. What does not: the letters (``lake.lrdb.dead_letters``), what becomes of
 them (``lake.notifications.replay``).
@@ -6,14 +6,17 @@ them (``lake.notifications.replay``).
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lakerunner_dagster.commands.session import lrdb_snapshot, opened_lake, say, without_key
+from lakerunner_dagster.commands.session import lrdb_snapshot, lrdb_transaction, opened_lake, say, without_key
 from lakerunner_dagster.lake.errors import RequestRefused, WorkIncomplete
 from lakerunner_dagster.lake.lrdb import dead_letters
 from lakerunner_dagster.lake.lrdb.quarantine import LARGEST_ID
@@ -32,7 +35,7 @@ def list_letters(
     reason: REASON = None,
     limit: Annotated[int, typer.Option(help="Most letters that are shown.", min=1)] = 50,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Also those that were replayed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were replayed or discarded.")] = False,
 ) -> None:
     """Dead letters that wait, the latest first, and how many there are of each reason."""
     with lrdb_snapshot() as conn:
@@ -48,9 +51,10 @@ def list_letters(
 def _say_letter(letter: DeadLetter) -> None:
     times = f", {letter.times:,} times" if letter.times > 1 else ""
     replayed = f", replayed {letter.replayed_at:%Y-%m-%d %H:%M:%S}" if letter.replayed_at else ""
+    discarded = f", discarded {letter.discarded_at:%Y-%m-%d %H:%M:%S}" if letter.discarded_at else ""
     say(
         *((str(letter.dead_letter_id), "bold"), "  ", (letter.reason, "red")),
-        f"  {letter.adapter or letter.topic}{times}{replayed}",
+        f"  {letter.adapter or letter.topic}{times}{replayed}{discarded}",
     )
     say(f"  {letter.key}")
     say("  ", (without_key(letter.error_text, letter.key), "dim"))
@@ -80,8 +84,7 @@ def replay_letters(
 
     What leads somewhere now is passed on, the others stay. Exit code 1 where any still leads nowhere.
     """
-    if sum((bool(ids), reason is not None, everything)) != 1:
-        raise RequestRefused("name the letters by their ids, or by --reason, or take --all: one of these")
+    _require_one_way(ids, reason, everything=everything)
     with opened_lake() as lake:
         if ids:
             with lake.lrdb.connection() as conn:
@@ -90,6 +93,44 @@ def replay_letters(
             batches = waiting(lake.lrdb, reason)
         done = replay(lake.lrdb, lake.bus, lake.settings, batches, dry_run=dry_run)
     _tell(done, dry_run=dry_run)
+
+
+@app.command()
+def discard(
+    because: Annotated[str, typer.Option(help="Why: it is kept with the letters.")],
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)] = None,
+    reason: REASON = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All letters that wait.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many there are, and discard none.")] = False,
+) -> None:
+    """Discard dead letters that can never be taken: some by their ids, or all that wait, or those of a reason.
+
+    They wait no more, also when they come again; `list --all` and `show` have them, with who, when and why.
+    """
+    _require_one_way(ids, reason, everything=everything)
+    if not because.strip():
+        raise RequestRefused("say --because of what: it is kept with the letters")
+    with lrdb_transaction() as conn, conn.transaction(force_rollback=dry_run):
+        for one in ids or ():
+            dead_letters.show(conn, one)
+        done = dead_letters.discard(conn, _who(), because.strip(), ids=ids or None, reason=reason)
+    counted = f": {_counted(done)}" if done else ""
+    say(f"{sum(done.values()):,} dead letters {'would be' if dry_run else 'were'} discarded{counted}")
+
+
+def _who() -> str:
+    """The person, as far as this machine knows."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _require_one_way(ids: list[int] | None, reason: str | None, *, everything: bool) -> None:
+    if sum((bool(ids), reason is not None, everything)) != 1:
+        raise RequestRefused("name the letters by their ids, or by --reason, or take --all: one of these")
 
 
 def _tell(done: Replayed, *, dry_run: bool) -> None:

@@ -66,6 +66,28 @@ def test_a_replay_says_which_letters_it_is_for() -> None:
 
 
 @pytest.mark.usefixtures("letters")
+def test_what_can_never_be_taken_is_discarded_and_it_is_known_by_whom_and_why(world: World) -> None:
+    discard = ("deadletter", "discard", "--because", "a\x1b typo")
+    assert "one of these" in refused(*discard)
+    assert "one of these" in refused(*discard, "1", "--all")
+    assert "no dead letter 9" in refused(*discard, "1", "9")
+    assert "kept with the letters" in refused("deadletter", "discard", "1", "--because", " ")
+    assert done(*discard, "--all", "--dry-run") == (
+        "3 dead letters would be discarded: 2 no_route, 1 unknown_organization\n"
+    )
+    assert "3 dead letters wait" in done("deadletter", "list")
+    assert done(*discard, "1") == "1 dead letters were discarded: 1 no_route\n"
+    assert done(*discard, "--reason", "no_route") == "1 dead letters were discarded: 1 no_route\n"
+    world.notify("backup/x", "backup/y")
+    assert done("deadletter", "list").splitlines()[-1] == "1 dead letters wait: 1 unknown_organization"
+    assert "1  no_route  test, 2 times, discarded 20" in done("deadletter", "list", "--all")
+    shown = json.loads(done("deadletter", "show", "1"))
+    assert shown["discarded_because"] == "a\x1b typo"
+    assert "@" in shown["discarded_by"]
+    assert done(*discard, "1") == "0 dead letters were discarded\n"
+
+
+@pytest.mark.usefixtures("letters")
 def test_the_quarantine_says_where_the_letters_are_and_shows_none() -> None:
     assert done("quarantine", "list").splitlines() == [
         "nothing is set aside",

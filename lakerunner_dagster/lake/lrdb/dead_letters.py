@@ -7,7 +7,7 @@ the dead-letter topic, sending one again (``notifications.replay``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -28,7 +28,8 @@ class DeadLetter:
     """Something that was sent to us. ``topic`` is where it came from or was meant for (without prefix).
 
     ``body`` is its JSON object (of what is none: how it looked). Its key ``t``, the time of sending, is no part of what
-    it is: the same thing sent again is the same letter, seen more ``times``, and waits again if it was replayed.
+    it is: the same thing sent again is the same letter, seen more ``times``, and waits again if it was replayed. One
+    that a person has discarded stays so.
     """
 
     dead_letter_id: int
@@ -42,60 +43,81 @@ class DeadLetter:
     first_at: datetime
     last_at: datetime
     replayed_at: datetime | None
+    discarded_at: datetime | None
+    discarded_by: str | None
+    discarded_because: str | None
 
 
-def add(
-    conn: Conn, *, topic: str, key: str, reason: str, error_text: str, body: Mapping[str, Any], adapter: str = ""
-) -> int:
-    """Keep what cannot be taken; its id, which is that of the first time where it was kept before."""
-    row = conn.execute(
-        """
-        INSERT INTO dead_letters AS d (digest, topic, key, reason, error_text, body, adapter)
-        VALUES (%s, %s, %s, %s, %s, %s, %s)
-        ON CONFLICT (digest) DO UPDATE SET
-            times = d.times + 1, last_at = now(), error_text = excluded.error_text, body = excluded.body,
-            replayed_at = NULL
-        RETURNING dead_letter_id
-        """,
+@dataclass(frozen=True, slots=True)
+class NewLetter:
+    """Something that cannot be taken, as it came."""
+
+    topic: str
+    key: str
+    reason: str
+    error_text: str
+    body: Mapping[str, Any]
+    adapter: str = ""
+
+
+def add(conn: Conn, letters: Iterable[NewLetter]) -> None:
+    """Keep what cannot be taken; what was kept before is counted once more."""
+    rows = [
         (
-            _digest(topic, key, reason, body),
-            storable(topic),
-            storable(key),
-            storable(reason),
-            storable(error_text),
-            json.dumps(body),
-            storable(adapter),
-        ),
-    ).fetchone()
-    assert row is not None  # noqa: S101  # RETURNING of one inserted or updated row
-    return int(row[0])
+            _digest(letter),
+            storable(letter.topic),
+            storable(letter.key),
+            storable(letter.reason),
+            storable(letter.error_text),
+            json.dumps(letter.body),
+            storable(letter.adapter),
+        )
+        for letter in letters
+    ]
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO dead_letters AS d (digest, topic, key, reason, error_text, body, adapter)
+            VALUES (%s, %s, %s, %s, %s, %s, %s)
+            ON CONFLICT (digest) DO UPDATE SET
+                times = d.times + 1, last_at = now(), error_text = excluded.error_text, body = excluded.body,
+                replayed_at = NULL
+            """,
+            # In one order everywhere, so that two that keep the same letters wait for each other and not in a circle.
+            sorted(rows),
+        )
 
 
-def _digest(topic: str, key: str, reason: str, body: Mapping[str, Any]) -> str:
-    letter = {name: value for name, value in body.items() if name != "t"}
-    return sha256(json.dumps([topic, key, reason, letter], sort_keys=True).encode()).hexdigest()
+def _digest(letter: NewLetter) -> str:
+    body = {name: value for name, value in letter.body.items() if name != "t"}
+    return sha256(json.dumps([letter.topic, letter.key, letter.reason, body], sort_keys=True).encode()).hexdigest()
 
 
 _LETTERS = sql.SQL("""
-    SELECT dead_letter_id, topic, key, reason, error_text, body, adapter, times, first_at, last_at, replayed_at
+    SELECT dead_letter_id, topic, key, reason, error_text, body, adapter, times, first_at, last_at, replayed_at,
+        discarded_at, discarded_by, discarded_because
     FROM dead_letters
 """)
 
+_WAITS = sql.SQL("replayed_at IS NULL AND discarded_at IS NULL")
+
 
 def waiting(conn: Conn, limit: int, *, reason: str | None = None) -> list[DeadLetter]:
-    """The dead letters (of a reason) that nobody has replayed, the latest first."""
-    return _found(conn, sql.SQL("replayed_at IS NULL AND {}").format(_of(reason)), sql.SQL("DESC"), limit)
+    """The dead letters (of a reason) that nobody has replayed or discarded, the latest first."""
+    return _found(conn, sql.SQL("{} AND {}").format(_WAITS, _of(reason)), sql.SQL("DESC"), limit)
 
 
 def kept(conn: Conn, limit: int, *, reason: str | None = None) -> list[DeadLetter]:
-    """The same with those that were replayed."""
+    """The same with those that were replayed or discarded."""
     return _found(conn, _of(reason), sql.SQL("DESC"), limit)
 
 
 def waiting_between(conn: Conn, after: int, last: int, limit: int, *, reason: str | None = None) -> list[DeadLetter]:
     """The first of the waiting ones with ids greater than ``after``, up to ``last``, in their order."""
-    condition = sql.SQL("replayed_at IS NULL AND dead_letter_id > {} AND dead_letter_id <= {} AND {}")
-    return _found(conn, condition.format(sql.Literal(after), sql.Literal(last), _of(reason)), sql.SQL("ASC"), limit)
+    condition = sql.SQL("{} AND dead_letter_id > {} AND dead_letter_id <= {} AND {}").format(
+        _WAITS, sql.Literal(after), sql.Literal(last), _of(reason)
+    )
+    return _found(conn, condition, sql.SQL("ASC"), limit)
 
 
 def last_id(conn: Conn) -> int:
@@ -114,21 +136,20 @@ def _found(conn: Conn, condition: sql.Composable, order: sql.SQL, limit: int) ->
         return cursor.execute(query.format(letters=_LETTERS, condition=condition, order=order), (limit,)).fetchall()
 
 
-def waiting_keys(conn: Conn, topic: str, keys: Sequence[str]) -> set[str]:
-    """Those keys of which a dead letter of this topic waits."""
+def known_keys(conn: Conn, topic: str, keys: Sequence[str]) -> set[str]:
+    """Those keys of which a dead letter of this topic waits, or was discarded: a person knows of them."""
     rows = conn.execute(
-        "SELECT DISTINCT key FROM dead_letters WHERE replayed_at IS NULL AND topic = %s AND key = ANY(%s)",
+        "SELECT DISTINCT key FROM dead_letters "
+        "WHERE (replayed_at IS NULL OR discarded_at IS NOT NULL) AND topic = %s AND key = ANY(%s)",
         (topic, [storable(key) for key in keys]),
     )
     return {key for (key,) in rows}
 
 
 def count_waiting(conn: Conn) -> dict[str, int]:
-    """How many dead letters nobody has replayed, by reason, the most frequent first."""
-    rows = conn.execute(
-        "SELECT reason, count(*) FROM dead_letters WHERE replayed_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1"
-    )
-    return dict(rows)
+    """How many dead letters wait, by reason, the most frequent first."""
+    query = sql.SQL("SELECT reason, count(*) FROM dead_letters WHERE {} GROUP BY 1 ORDER BY 2 DESC, 1")
+    return dict(conn.execute(query.format(_WAITS)))
 
 
 def show(conn: Conn, dead_letter_id: int) -> DeadLetter:
@@ -151,3 +172,21 @@ def mark_replayed(conn: Conn, letters: Sequence[DeadLetter]) -> None:
         """,
         ([letter.dead_letter_id for letter in letters], [letter.times for letter in letters]),
     )
+
+
+def discard(
+    conn: Conn, by: str, because: str, *, ids: Sequence[int] | None = None, reason: str | None = None
+) -> dict[str, int]:
+    """Letters that wait (those of the ids, of the reason, or all) wait no more; how many, by reason.
+
+    The rows stay, and say who has done it, when and why.
+    """
+    chosen = sql.SQL("true") if ids is None else sql.SQL("dead_letter_id = ANY({})").format(sql.Literal(list(ids)))
+    query = sql.SQL("""
+        WITH discarded AS (
+            UPDATE dead_letters SET discarded_at = now(), discarded_by = %s, discarded_because = %s
+            WHERE {waits} AND {chosen} AND {of_reason} RETURNING reason
+        )
+        SELECT reason, count(*) FROM discarded GROUP BY 1 ORDER BY 2 DESC, 1
+    """).format(waits=_WAITS, chosen=chosen, of_reason=_of(reason))
+    return dict(conn.execute(query, (storable(by), storable(because))))

@@ -148,12 +148,12 @@ class _Bucket:
 
 
 def _leave_out_letters(conn: Conn, result: _Sorted) -> None:
-    """What is a dead letter already waits for a person: telling of it again and again would help nobody."""
+    """What is a dead letter already a person knows of: telling of it again and again would help nobody."""
     if result.refused:
         names = [storable(f"{event.bucket}/{event.key}") for event, _ in result.refused]
-        waiting = dead_letters.waiting_keys(conn, EVENT_TOPIC, names)
-        result.counts["dead letter already"] += sum(name in waiting for name in names)
-        result.refused = [pair for pair, name in zip(result.refused, names, strict=True) if name not in waiting]
+        known = dead_letters.known_keys(conn, EVENT_TOPIC, names)
+        result.counts["dead letter already"] += sum(name in known for name in names)
+        result.refused = [pair for pair, name in zip(result.refused, names, strict=True) if name not in known]
 
 
 def _event(store: Store, found: StoredObject) -> ObjectEvent | None:

@@ -161,18 +161,14 @@ class Intake:
     ) -> list[Message]:
         """Write dead letters to lrdb; their messages."""
         letters = [_dead_letter(event, error, queued_ms) for event, error in refused]
+        kept = [
+            dead_letters.NewLetter(
+                letter.headers["topic"], letter.key, error.reason, f"{letter.key}: {error}", letter.body, adapter
+            )
+            for (_, error), letter in zip(refused, letters, strict=True)
+        ]
         with self._lrdb.transaction() as conn:
-            # In one order everywhere, so that two that keep the same letters wait for each other and not in a circle.
-            for (_, error), letter in sorted(zip(refused, letters, strict=True), key=lambda pair: pair[1].key):
-                dead_letters.add(
-                    conn,
-                    topic=letter.headers["topic"],
-                    key=letter.key,
-                    reason=error.reason,
-                    error_text=f"{letter.key}: {error}",
-                    body=letter.body,
-                    adapter=adapter,
-                )
+            dead_letters.add(conn, kept)
         return letters
 
     def _ask_lrdb(self) -> None:

@@ -96,13 +96,7 @@ def illegible(message: Received) -> Message:
 
 def keep_dead(conn: Conn, message: Message, error: InputError, now_ms: int) -> None:
     """Keep what is of no use, for a person to see and to send again: in lrdb, and on the dead-letter topic."""
-    dead_letters.add(
-        conn,
-        topic=message.topic,
-        key=message.key,
-        reason=error.reason,
-        error_text=str(error),
-        body=message.body,
-    )
+    letter = dead_letters.NewLetter(message.topic, message.key, error.reason, str(error), message.body)
+    dead_letters.add(conn, [letter])
     headers = {"topic": message.topic, "reason": error.reason, "time": rfc3339(now_ms)}
     outbox.add(conn, [replace(message, topic=DEADLETTER_TOPIC, headers=headers)])

@@ -9,7 +9,7 @@ import pytest
 from lakerunner_dagster.lake.errors import RequestRefused
 from lakerunner_dagster.lake.lrdb import dead_letters
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
-from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter
+from lakerunner_dagster.lake.lrdb.dead_letters import DeadLetter, NewLetter
 
 
 def bury(lrdb: Lrdb, **changes: Any) -> int:
@@ -22,7 +22,9 @@ def bury(lrdb: Lrdb, **changes: Any) -> int:
         "adapter": "http",
     }
     with lrdb.transaction() as conn:
-        return dead_letters.add(conn, **(letter | changes))
+        dead_letters.add(conn, [NewLetter(**(letter | changes))])
+        [(letter_id,)] = conn.execute("SELECT dead_letter_id FROM dead_letters WHERE last_at = now()")
+    return int(letter_id)
 
 
 def waiting(lrdb: Lrdb) -> list[DeadLetter]:
@@ -74,6 +76,43 @@ def test_letters_are_found_by_reason_and_counted_until_they_are_replayed(lrdb: L
         assert [letter.key for letter in dead_letters.kept(conn, 2, reason="no_route")] == ["r2", "r1"]
         assert [letter.dead_letter_id for letter in dead_letters.kept(conn, 1)] == [other]
         assert dead_letters.waiting(conn, 10, reason="'; DROP TABLE dead_letters; --\0") == []
+
+
+def test_letters_kept_together_are_each_kept_and_counted(lrdb: Lrdb) -> None:
+    letters = [
+        NewLetter("objstore.ingest", f"k{number % 3}", "no_route", "?", {"k": number % 3}) for number in range(7)
+    ]
+    with lrdb.transaction() as conn:
+        dead_letters.add(conn, letters)
+        dead_letters.add(conn, [])
+    assert {letter.key: letter.times for letter in waiting(lrdb)} == {"k0": 3, "k1": 2, "k2": 2}
+
+
+def test_a_discarded_letter_says_who_and_why_and_never_waits_again(lrdb: Lrdb) -> None:
+    letter, other = bury(lrdb), bury(lrdb, key="other")
+    with lrdb.transaction() as conn:
+        assert dead_letters.discard(conn, "ops@host", "a typo", ids=[letter]) == {"unknown_organization": 1}
+        assert dead_letters.discard(conn, "ops@host", "a typo", ids=[letter]) == {}
+    assert bury(lrdb) == letter
+    assert [found.dead_letter_id for found in waiting(lrdb)] == [other]
+    with lrdb.connection() as conn:
+        found = dead_letters.show(conn, letter)
+        assert dead_letters.count_waiting(conn) == {"unknown_organization": 1}
+        assert dead_letters.known_keys(conn, "objstore.ingest.logs", ["k", "other", "none"]) == {"k", "other"}
+    assert (found.times, found.discarded_by, found.discarded_because) == (2, "ops@host", "a typo")
+    assert found.discarded_at is not None
+    assert found.replayed_at is None
+
+
+def test_letters_are_discarded_by_reason_or_all_and_replayed_ones_are_not(lrdb: Lrdb) -> None:
+    for number in range(3):
+        bury(lrdb, key=f"r{number}", reason="no_route")
+    bury(lrdb)
+    with lrdb.transaction() as conn:
+        dead_letters.mark_replayed(conn, dead_letters.waiting(conn, 1, reason="no_route"))
+        assert dead_letters.discard(conn, "", "", reason="no_route") == {"no_route": 2}
+        assert dead_letters.discard(conn, "", "") == {"unknown_organization": 1}
+    assert waiting(lrdb) == []
 
 
 def test_a_letter_that_is_not_there_is_refused(lrdb: Lrdb) -> None:

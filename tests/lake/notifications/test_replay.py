@@ -37,7 +37,7 @@ def again(lake: Lake, reason: str | None = None, *, dry_run: bool = False) -> Re
 
 def bury(lake: Lake, body: dict[str, Any], reason: str, topic: str = LOGS_TOPIC) -> None:
     with lake.lrdb.transaction() as conn:
-        dead_letters.add(conn, topic=topic, key="o/c", reason=reason, error_text="?", body=body)
+        dead_letters.add(conn, [dead_letters.NewLetter(topic, "o/c", reason, "?", body)])
 
 
 def notification(lake: Lake, key: str, **changes: Any) -> dict[str, Any]:
