@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
@@ -22,7 +23,7 @@ from lakerunner_dagster.lake.notifications.routing import uninteresting
 from lakerunner_dagster.lake.store import normalize_etag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Json = dict[str, Any]
 
@@ -34,6 +35,9 @@ BIGGEST_SIZE = 2**62
 ETAG_BYTES = 256
 TIME_CHARACTERS = 64
 """Longer texts are no times: not worth a parser's while."""
+
+SHOWN_EVENTS, SHOWN_CHARACTERS = 16, 16_384
+"""How much is kept of events that cannot be read."""
 
 CREATED = re.compile(r"(s3:)?ObjectCreated:")
 """MinIO writes the names of S3 events with their scheme."""
@@ -60,12 +64,29 @@ class ObjectEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Events of a body that cannot be read though others can: their JSON, cut, and what is wrong with the first."""
+
+    text: str
+    error: InputError
+
+
+Entry = ObjectEvent | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
 class Parsed:
     """What a body said: objects created, events passed over (counted by reason), and a code to answer with, if any."""
 
     objects: tuple[ObjectEvent, ...]
     ignored: Counter[str]
     handshake: str | None
+    unreadable: Unreadable | None = None
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What is to be passed on or kept: however many events of a body cannot be read, they are one entry."""
+        return self.objects if self.unreadable is None else (*self.objects, self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +99,52 @@ class _Handshake:
     code: str
 
 
-_Finding = ObjectEvent | _Ignored | _Handshake
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    event: object
+    error: InputError
+
+
+_Finding = ObjectEvent | _Ignored | _Handshake | _Broken
 
 
 def parse(body: bytes, attributes: Mapping[str, str] | None = None) -> Parsed:
     """What a notification says. ``attributes`` are the transport's (Pub/Sub's ``eventType``).
 
     InputError ``not_json``, ``too_deep``, ``unknown_format``, or ``incomplete_event`` for a known format that lacks
-    what it must have; then nothing of the body is taken.
+    what it must have: when nothing in the body can be read. Where something can, the rest is told as unreadable.
     """
     document = _loaded(body)
-    events = document if isinstance(document, list) and document else [document]
-    formats = ARRAY_FORMATS if events is document else FORMATS
-    findings = [finding for event in events for finding in _findings(event, formats, attributes or {})]
+    if isinstance(document, list) and document:
+        findings = [found for event in document for found in _each(event, partial(_findings, formats=ARRAY_FORMATS))]
+    else:
+        findings = list(_findings(document, attributes or {}, FORMATS))
+    broken = [finding for finding in findings if isinstance(finding, _Broken)]
+    if broken and len(broken) == len(findings):
+        raise broken[0].error
     return Parsed(
         objects=tuple(finding for finding in findings if isinstance(finding, ObjectEvent)),
         ignored=Counter(finding.reason for finding in findings if isinstance(finding, _Ignored)),
         handshake=next((finding.code for finding in findings if isinstance(finding, _Handshake)), None),
+        unreadable=_unreadable(broken) if broken else None,
     )
+
+
+def _each(event: object, read: Callable[[object, Mapping[str, str]], Iterator[_Finding]]) -> list[_Finding]:
+    """What one of several events says, or that it cannot be read: the others can."""
+    try:
+        return list(read(event, {}))
+    except InputError as error:
+        return [_Broken(event, error)]
+
+
+def _unreadable(broken: Sequence[_Broken]) -> Unreadable:
+    try:
+        text = json.dumps([each.event for each in broken[:SHOWN_EVENTS]])[:SHOWN_CHARACTERS]
+    except RecursionError:
+        text = "nested too deeply to be shown"
+    first = broken[0].error
+    return Unreadable(text, InputError(first.reason, f"{len(broken)} of the events in a body cannot be read: {first}"))
 
 
 def _loaded(body: bytes) -> object:
@@ -115,7 +164,7 @@ _JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 """Kept, for ``json.loads`` makes one anew for each body."""
 
 
-def _findings(event: object, formats: _Formats, attributes: Mapping[str, str]) -> Iterator[_Finding]:
+def _findings(event: object, attributes: Mapping[str, str], formats: _Formats) -> Iterator[_Finding]:
     if isinstance(event, dict):
         for fits, read in formats:
             if fits(event):
@@ -130,19 +179,23 @@ def _s3(event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]:
     if not event["Records"]:
         yield _Ignored("empty")
     for record in event["Records"]:
-        name = _text(record, "eventName", default="ObjectCreated:")
-        if not CREATED.match(name):
-            yield _Ignored("not_created")
-            continue
-        stored = _inner(record, "s3", "object")
-        yield _found(
-            bucket=_text(_inner(record, "s3", "bucket"), "name"),
-            # Undecodable bytes stay in the key as surrogates: it is refused by its name, not dropped.
-            key=unquote_plus(_text(stored, "key"), errors="surrogateescape"),
-            size=stored.get("size"),
-            etag=stored.get("eTag"),
-            time=record.get("eventTime"),
-        )
+        yield from _each(record, _s3_record)
+
+
+def _s3_record(record: object, _attributes: Mapping[str, str]) -> Iterator[_Finding]:
+    name = _text(record, "eventName", default="ObjectCreated:")
+    if not CREATED.match(name):
+        yield _Ignored("not_created")
+        return
+    stored = _inner(record, "s3", "object")
+    yield _found(
+        bucket=_text(_inner(record, "s3", "bucket"), "name"),
+        # Undecodable bytes stay in the key as surrogates: it is refused by its name, not dropped.
+        key=unquote_plus(_text(stored, "key"), errors="surrogateescape"),
+        size=stored.get("size"),
+        etag=stored.get("eTag"),
+        time=_inner(record).get("eventTime"),
+    )
 
 
 def _s3_test(_event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]:
@@ -151,7 +204,7 @@ def _s3_test(_event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]
 
 def _sns(event: Json, attributes: Mapping[str, str]) -> Iterator[_Finding]:
     # Bare formats only: an envelope in an envelope is nobody's format, and need not be followed down.
-    return _findings(_loaded(event["Message"].encode(errors="surrogatepass")), BARE_FORMATS, attributes)
+    return _findings(_loaded(event["Message"].encode(errors="surrogatepass")), attributes, BARE_FORMATS)
 
 
 def _sns_subscription(_event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]:

@@ -135,7 +135,7 @@ class HttpAdapter:
         """What bodies say, done; what cannot be read changes nothing for the others."""
         said = [_parsed(body) for body in bodies]
         readable = [parsed for parsed in said if isinstance(parsed, Parsed)]
-        reports = iter(self._intake.accept_each([parsed.objects for parsed in readable], ADAPTER))
+        reports = iter(self._intake.accept_each([parsed.entries for parsed in readable], ADAPTER))
         return [(parsed, next(reports)) if isinstance(parsed, Parsed) else parsed for parsed in said]
 
     def _authorize(self, request: Request) -> None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lakerunner_dagster.lake.errors import InputError, LakeError
 from lakerunner_dagster.lake.lrdb import dead_letters, profiles
@@ -24,7 +24,7 @@ from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.intake import Notification
 from lakerunner_dagster.lake.lrdb.known import ObjectName, known_objects
 from lakerunner_dagster.lake.model import Message, Source
-from lakerunner_dagster.lake.notifications.events import ObjectEvent
+from lakerunner_dagster.lake.notifications.events import Entry, ObjectEvent, Unreadable
 from lakerunner_dagster.lake.notifications.routing import route, uninteresting
 from lakerunner_dagster.lake.signals import DEADLETTER_TOPIC, SIGNALS
 from lakerunner_dagster.lake.store import KEY_BYTES, check_key
@@ -70,7 +70,7 @@ class _Sorted:
     """Events, each where it belongs."""
 
     notifications: list[Notification] = field(default_factory=list)
-    refused: list[tuple[ObjectEvent, InputError]] = field(default_factory=list)
+    refused: list[tuple[Entry, InputError]] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
 
@@ -83,17 +83,18 @@ class Intake:
         self._sources_per_organization = settings.sources_per_organization
         self._sources: dict[tuple[UUID, str, str], tuple[float, Source]] = {}
 
-    def accept(self, events: Iterable[ObjectEvent], adapter: str, *, skip_known: bool = False) -> AcceptReport:
+    def accept(self, events: Iterable[Entry], adapter: str, *, skip_known: bool = False) -> AcceptReport:
         """Pass events on; returns once Kafka has acknowledged every message, and every dead letter is in lrdb.
 
-        A new collector of a known organization is registered. With ``skip_known``, objects of which lrdb has a row are
-        ignored as ``known``. BusUnavailable and LakeDatabaseUnavailable: nothing may be taken for passed on.
+        What cannot be read is a dead letter. A new collector of a known organization is registered. With
+        ``skip_known``, objects of which lrdb has a row are ignored as ``known``. BusUnavailable and
+        LakeDatabaseUnavailable: nothing may be taken for passed on.
         """
         [report] = self.accept_each([events], adapter, skip_known=skip_known)
         return report
 
     def accept_each(
-        self, groups: Iterable[Iterable[ObjectEvent]], adapter: str, *, skip_known: bool = False
+        self, groups: Iterable[Iterable[Entry]], adapter: str, *, skip_known: bool = False
     ) -> list[AcceptReport]:
         """Pass groups of events on together, as ``accept`` does one; what became of each, in their order."""
         queued_ms = time.time_ns() // 1_000_000
@@ -114,9 +115,12 @@ class Intake:
         """Which of ``lrdb`` and ``kafka`` does not answer."""
         return [name for name, ask in (("lrdb", self._ask_lrdb), ("kafka", self._bus.cluster_id)) if not _answers(ask)]
 
-    def _sorted(self, lrdb: Lend, events: Iterable[ObjectEvent], adapter: str, queued_ms: int) -> _Sorted:
+    def _sorted(self, lrdb: Lend, events: Iterable[Entry], adapter: str, queued_ms: int) -> _Sorted:
         result = _Sorted()
         for event in events:
+            if isinstance(event, Unreadable):
+                result.refused.append((event, event.error))
+                continue
             reason = uninteresting(event.key)
             if reason is not None:
                 result.ignored[reason] += 1
@@ -156,9 +160,7 @@ class Intake:
         self._sources[name] = (time.monotonic() + SOURCE_SECONDS, source)
         return source
 
-    def _keep_dead(
-        self, refused: Sequence[tuple[ObjectEvent, InputError]], adapter: str, queued_ms: int
-    ) -> list[Message]:
+    def _keep_dead(self, refused: Sequence[tuple[Entry, InputError]], adapter: str, queued_ms: int) -> list[Message]:
         """Write dead letters to lrdb; their messages."""
         letters = [_dead_letter(event, error, queued_ms) for event, error in refused]
         kept = [
@@ -208,25 +210,25 @@ def _message(notification: Notification) -> Message:
     )
 
 
-def _dead_letter(event: ObjectEvent, error: InputError, queued_ms: int) -> Message:
-    """The message of a dead letter. Names that no object has may be of any length: they are cut, to fit a message.
+def _dead_letter(event: Entry, error: InputError, queued_ms: int) -> Message:
+    """The message of a dead letter: what the event said, or how it looked."""
+    key, body = ("unreadable", {"text": event.text}) if isinstance(event, Unreadable) else _said(event)
+    return Message(
+        topic=DEADLETTER_TOPIC,
+        key=key,
+        body={**body, "t": _rfc3339(queued_ms)},
+        headers={"topic": EVENT_TOPIC, "reason": error.reason, "time": _rfc3339(queued_ms)},
+    )
+
+
+def _said(event: ObjectEvent) -> tuple[str, dict[str, Any]]:
+    """The key and body of an event's letter. Names that no object has may be of any length: they are cut, to fit.
 
     In the body they stay what they are otherwise (JSON can say any text), so that a replay sends no other name.
     """
     bucket, key = event.bucket[:SHOWN_CHARACTERS], event.key[:SHOWN_CHARACTERS]
-    return Message(
-        topic=DEADLETTER_TOPIC,
-        key=storable(f"{bucket}/{key}"),
-        body={
-            "b": bucket,
-            "k": key,
-            "s": event.size,
-            "e": event.etag,
-            "et": event.event_time_ms,
-            "t": _rfc3339(queued_ms),
-        },
-        headers={"topic": EVENT_TOPIC, "reason": error.reason, "time": _rfc3339(queued_ms)},
-    )
+    body = {"b": bucket, "k": key, "s": event.size, "e": event.etag, "et": event.event_time_ms}
+    return storable(f"{bucket}/{key}"), body
 
 
 @lru_cache(maxsize=16)  # the events of a batch came at one time

@@ -36,7 +36,7 @@ from lakerunner_dagster.lake.notifications.monitoring import Pulse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from lakerunner_dagster.lake.notifications.events import ObjectEvent
+    from lakerunner_dagster.lake.notifications.events import Entry
     from lakerunner_dagster.lake.notifications.intake import AcceptReport, Intake
     from lakerunner_dagster.lake.settings import Settings
 
@@ -267,7 +267,7 @@ class PullingAdapter:
         """Bring what is in hand to its end: acknowledged, refused, or given back because we are to end."""
         began = time.perf_counter()
         for messages, said in self._portions(self._understood(hand)):
-            events = [event for parsed in said for event in parsed.objects]
+            events = [event for parsed in said for event in parsed.entries]
             report = self._accepted(hand, events, stop)
             if report is None:
                 self._give_back(hand)
@@ -314,14 +314,14 @@ class PullingAdapter:
         """The messages in portions of at most EVENTS events, or of one message: one may tell of thousands."""
         start, events = 0, 0
         for end, (_, parsed) in enumerate(understood):
-            if end > start and events + len(parsed.objects) > EVENTS:
+            if end > start and events + len(parsed.entries) > EVENTS:
                 yield _unzipped(understood[start:end])
                 start, events = end, 0
-            events += len(parsed.objects)
+            events += len(parsed.entries)
         if start < len(understood):
             yield _unzipped(understood[start:])
 
-    def _accepted(self, hand: _Hand, events: list[ObjectEvent], stop: threading.Event) -> AcceptReport | None:
+    def _accepted(self, hand: _Hand, events: list[Entry], stop: threading.Event) -> AcceptReport | None:
         """Pass events on, however long Kafka or lrdb is away; None when we are to end before that is done."""
         pauses = Pauses(stop)
         while True:

@@ -145,6 +145,8 @@ def _notification(letter: DeadLetter) -> Notification:
 
 
 def _event(letter: DeadLetter) -> ObjectEvent:
-    """The object event that a letter of an adapter was."""
+    """The object event that a letter of an adapter was; InputError where it could not be read as one."""
     body = letter.body
+    if "k" not in body:
+        raise InputError(letter.reason, "it could not be read, and names no object")
     return ObjectEvent(bucket=body["b"], key=body["k"], size=body["s"], etag=body["e"], event_time_ms=body["et"])

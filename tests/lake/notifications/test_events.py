@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakerunner_dagster.lake.errors import InputError
-from lakerunner_dagster.lake.notifications.events import ObjectEvent, Parsed, parse
+from lakerunner_dagster.lake.notifications.events import SHOWN_CHARACTERS, ObjectEvent, Parsed, parse
 from tests.lake.notifications import samples
 from tests.lake.notifications.samples import BUCKET, ETAG, KEY, SIZE, TIME_MS
 
@@ -210,8 +210,32 @@ def test_what_is_no_event_is_refused_with_the_reason(body: bytes, reason: str) -
     assert refusal(body) == reason
 
 
-def test_one_broken_record_refuses_the_body_so_that_its_sender_keeps_all_of_it() -> None:
-    assert refusal(json.dumps(samples.s3_event(samples.s3_record(), {"eventName": "ObjectCreated:Put"})).encode())
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ({"Records": [samples.s3_record(), {"eventName": "ObjectCreated:Put"}, 7]}, "incomplete_event"),
+        (samples.sns({"Records": [7, samples.s3_record(), {"s3": 1}]}), "incomplete_event"),
+        ([samples.event_grid(), samples.event_grid(subject="/"), {"eventType": "PageViewed"}], "incomplete_event"),
+        ([{"eventType": "PageViewed"}, samples.cloud_event(), 1], "unknown_format"),
+    ],
+)
+def test_what_cannot_be_read_in_a_body_takes_nothing_else_with_it(document: Any, reason: str) -> None:
+    result = parsed(document)
+    assert [found.key for found in result.objects] == [KEY]
+    assert result.unreadable is not None
+    assert result.unreadable.error.reason == reason
+    assert str(result.unreadable.error).startswith("2 of the events in a body cannot be read: ")
+    assert len(json.loads(result.unreadable.text)) == 2
+    assert result.entries == (*result.objects, result.unreadable)
+
+
+def test_of_many_events_that_cannot_be_read_little_is_kept() -> None:
+    result = parsed({"Records": [samples.s3_record("db/x"), *(["x" * 9000] * 40)]})
+    assert result.ignored == {"segment": 1}
+    assert result.unreadable is not None
+    assert len(result.unreadable.text) == SHOWN_CHARACTERS
+    deep = json.dumps({"Records": [samples.s3_record(), "DEEP"]}).replace('"DEEP"', "[" * 900 + "]" * 900)
+    survives(deep.encode())
 
 
 JSON_VALUES = st.recursive(
@@ -285,6 +309,8 @@ def survives(body: bytes) -> None:
         assert result.reason in {"not_json", "too_deep", "unknown_format", "incomplete_event"}
         assert len(str(result)) < 500
         return
+    if result.unreadable is not None:
+        assert len(result.unreadable.text) <= SHOWN_CHARACTERS
     for found in result.objects:
         assert found.bucket
         assert found.key

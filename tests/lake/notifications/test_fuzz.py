@@ -141,7 +141,7 @@ def readable(lake: Lake, produced: int) -> list[Notification]:
 
 def test_what_parses_has_an_end_whatever_it_names(lake: Lake) -> None:
     found = [(seed, checked(seed, body)) for name in SAMPLES for seed, body in bodies(name, TAKEN_IN)]
-    said = [(seed, parsed.objects) for seed, parsed in found if isinstance(parsed, Parsed) and parsed.objects]
+    said = [(seed, parsed.entries) for seed, parsed in found if isinstance(parsed, Parsed) and parsed.entries]
     with patience():
         reports = lake.intake.accept_each([objects for _, objects in said], "http")
     for (seed, objects), report in zip(said, reports, strict=True):
@@ -195,7 +195,7 @@ def test_odd_names_end_as_produced_ignored_or_a_dead_letter(lake: Lake) -> None:
     documents = [json.dumps(document).encode() for document in odd_documents()]
     said = [parse(body) for body in documents]
     with patience():
-        reports = lake.intake.accept_each([parsed.objects for parsed in said], "http")
+        reports = lake.intake.accept_each([parsed.entries for parsed in said], "http")
     for body, parsed, report in zip(documents, said, reports, strict=True):
         ends = report.produced + report.dead.total() + report.ignored.total() + parsed.ignored.total()
         assert ends == 1, body

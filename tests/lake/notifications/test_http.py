@@ -17,11 +17,12 @@ from pydantic import SecretStr
 
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import ConfigurationError
-from lakerunner_dagster.lake.lrdb import connection
+from lakerunner_dagster.lake.lrdb import connection, dead_letters
 from lakerunner_dagster.lake.notifications import http as module
 from lakerunner_dagster.lake.notifications import intake as intake_module
 from lakerunner_dagster.lake.notifications.http import HttpAdapter
 from lakerunner_dagster.lake.notifications.intake import Intake
+from lakerunner_dagster.lake.notifications.replay import replay, waiting
 from lakerunner_dagster.lake.settings import Settings
 from tests.lake.notifications import samples
 from tests.lake.notifications.conftest import Lake
@@ -103,6 +104,22 @@ def test_what_is_passed_over_or_dead_is_acknowledged_and_counted(lake: Lake, ada
     assert adapter.metrics.value("ignored", "segment") == 1
     assert adapter.metrics.value("dead_letters", "no_route") == 1
     assert len(lake.messages("deadletter", 1)) == 1
+
+
+def test_good_events_beside_bad_ones_are_taken_and_the_bad_ones_kept(lake: Lake, adapter: HttpAdapter) -> None:
+    notice = {"Records": [samples.s3_record(lake.key()), {"s3": {"bucket": {"name": "b"}}}, 7]}
+    for times in (1, 2):
+        status, _, answer = post(adapter, notice)
+        assert (status, answer) == (200, {"produced": 1, "dead_letters": {"incomplete_event": 1}, "ignored": {}})
+        assert adapter.metrics.value("dead_letters", "incomplete_event") == times
+    assert {body["k"] for body in lake.bodies("objstore.ingest.logs", 2)} == {lake.key()}
+    with lake.lrdb.connection() as conn:
+        [letter] = dead_letters.waiting(conn, 10)
+    assert (letter.reason, letter.times) == ("incomplete_event", 2)
+    assert json.loads(letter.body["text"]) == notice["Records"][1:]
+    assert len(lake.messages("deadletter", 2)) == 2
+    [batch] = waiting(lake.lrdb)
+    assert replay(lake.lrdb, lake.bus, lake.settings, [batch]).stay == {"incomplete_event": 1}
 
 
 def test_what_is_no_event_is_400_with_the_reason(adapter: HttpAdapter, caplog: pytest.LogCaptureFixture) -> None:
