@@ -47,6 +47,8 @@ BRIDGE_CREATED = "Object Created"
 AZURE_SUBJECT = re.compile(r"/blobServices/[^/]+/containers/([^/]+)/blobs/(.+)", re.DOTALL)
 AZURE_VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
 AZURE_CREATED = "Microsoft.Storage.BlobCreated"
+AZURE_BEGUN = ("CreateFile", "SftpCreate")
+"""Calls that leave an empty blob, of which BlobCreated is told all the same: FlushWithClose or SftpCommit ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,9 @@ def _azure(event: Json, _attributes: Mapping[str, str]) -> Iterator[_Finding]:
     if place is None:
         raise InputError("incomplete_event", "the event's subject names no container and blob")
     data = _inner(event, "data")
+    if data.get("api") in AZURE_BEGUN:
+        yield _Ignored("not_finished")
+        return
     yield _found(
         bucket=place[1],
         key=place[2],

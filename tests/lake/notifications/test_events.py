@@ -84,6 +84,9 @@ def test_keys_of_other_formats_are_taken_as_they_are(build: Any, key: str) -> No
         (samples.gcs("folder/"), {"eventType": "OBJECT_FINALIZE"}, "directory"),
         (samples.event_grid(eventType="Microsoft.Storage.BlobDeleted"), {}, "not_created"),
         (samples.cloud_event(type="Microsoft.Storage.BlobRenamed"), {}, "not_created"),
+        (samples.event_grid(eventType="Microsoft.Storage.DirectoryCreated"), {}, "not_created"),
+        (samples.event_grid(data={"api": "CreateFile", "contentLength": 0}), {}, "not_finished"),
+        (samples.cloud_event(data={"api": "SftpCreate"}), {}, "not_finished"),
         (samples.cloud_event("db/x"), {}, "segment"),
     ],
 )
@@ -227,6 +230,14 @@ def test_what_cannot_be_read_in_a_body_takes_nothing_else_with_it(document: Any,
     assert str(result.unreadable.error).startswith("2 of the events in a body cannot be read: ")
     assert len(json.loads(result.unreadable.text)) == 2
     assert result.entries == (*result.objects, result.unreadable)
+
+
+@pytest.mark.parametrize(
+    "api", ["PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose", "SftpCommit", "New", ["x"], None]
+)
+def test_a_blob_that_is_finished_by_whatever_call_is_an_object(api: Any) -> None:
+    event = samples.event_grid(data={"api": api, "contentLength": SIZE, "eTag": ETAG})
+    assert parsed(event).objects == (ObjectEvent(BUCKET, KEY, SIZE, ETAG, TIME_MS),)
 
 
 def test_of_many_events_that_cannot_be_read_little_is_kept() -> None:
