@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
 from dagster._config import process_config
+from dagster._core.instance.config import dagster_instance_config_schema
 from typer.main import get_command
 
 from lakerunner_dagster.cli import app
@@ -28,6 +30,7 @@ from lakerunner_dagster.lake.settings import (
 )
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.telemetry.series import RESOURCE_KEYS
+from tests.docs.blocks import configurations
 from tests.lake.hostile.inputs import DEAD, RAW
 
 ROOT = Path(__file__).parents[2]
@@ -94,16 +97,22 @@ def test_a_link_that_leads_nowhere(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
-def test_a_run_launcher_that_dagster_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    checked = 0
-    for block in re.findall(r"```yaml\n(run_launcher:.*?)```", page("deployment.md"), re.DOTALL):
-        launcher = yaml.safe_load(block)["run_launcher"]
-        for name in re.findall(r"env: (\w+)", block):
-            monkeypatch.setenv(name, "of the test")
-        if importlib.util.find_spec(launcher["module"].partition(".")[0]) is None:
-            continue  # of a package that is not ours to install
-        kind = getattr(importlib.import_module(launcher["module"]), launcher["class"])
-        result = process_config(kind.config_type(), launcher["config"])
-        assert result.success, result.errors
-        checked += 1
-    assert checked
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_block_of_yaml_that_is_none(path: Path) -> None:
+    for block in re.findall(r"^( *)```yaml\n(.*?)^ *```", path.read_text(), re.DOTALL | re.MULTILINE):
+        assert yaml.safe_load(textwrap.dedent(block[1])), block
+
+
+@pytest.mark.parametrize("where", ["One machine", "Kubernetes", "ECS", "Celery"])
+def test_a_deployment_that_dagster_would_refuse(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured = configurations()[where]
+    result = process_config(dagster_instance_config_schema(), configured)
+    assert result.success, result.errors
+    launcher = configured["run_launcher"]
+    for name in re.findall(r"'env': '(\w+)'", str(launcher)):
+        monkeypatch.setenv(name, "of the test")
+    if importlib.util.find_spec(launcher["module"].partition(".")[0]) is None:
+        pytest.skip(f"needs {launcher['module']}, which make setup installs")
+    kind = getattr(importlib.import_module(launcher["module"]), launcher["class"])
+    result = process_config(kind.config_type(), launcher["config"])
+    assert result.success, result.errors
