@@ -22,7 +22,7 @@ up to 2^53.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import POINTS, whole
-from lakerunner_dagster.lake.segments.radix import stable_order
 from lakerunner_dagster.lake.segments.shared import fields, is_shared, spread
+from lakerunner_dagster.lake.segments.stretches import stretch_starts
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
 from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged_runs, quantiles, taken
 from lakerunner_dagster.lake.telemetry.sketch_column import SketchColumn
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Bools: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
+_Number = TypeVar("_Number", bound=np.generic)
 
 PERCENTILES = tuple(f"chq_rollup_p{round(100 * quantile)}" for quantile in QUANTILES)
 """Columns of the quantiles, in their order."""
@@ -107,10 +108,27 @@ def added_count(table: pa.Table) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Rows that belong together: ``rows[starts[k]:starts[k + 1]]`` are those of group k."""
+    """Rows that belong together: ``rows[starts[k]:starts[k + 1]]`` are those of group k.
+
+    ``as_they_lie``: the rows are all there are, in their order.
+    """
 
     rows: Ints
     starts: Ints
+    as_they_lie: bool
+
+    @classmethod
+    def of(cls, numbers: Ints, lengths: Ints) -> _Groups:
+        """From stretches of so many rows each; those of one number belong together."""
+        firsts = np.cumsum(lengths) - lengths
+        order = np.argsort(numbers, kind="stable")  # which is fast where most are in order
+        begins = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+        if len(begins) == len(numbers):
+            return cls(np.arange(int(lengths.sum())), firsts, as_they_lie=True)
+        firsts, lengths = firsts[order], lengths[order]
+        before = np.cumsum(lengths) - lengths
+        rows = np.arange(int(lengths.sum())) + np.repeat(firsts - before, lengths)
+        return cls(rows, before[begins], as_they_lie=False)
 
     def lengths(self) -> Ints:
         return np.diff(self.starts, append=len(self.rows))
@@ -119,8 +137,14 @@ class _Groups:
         """Only the groups of more than one row."""
         lengths = self.lengths()
         several = lengths > 1
+        if several.all():
+            return self
         kept = lengths[several]
-        return _Groups(self.rows[np.repeat(several, lengths)], np.cumsum(kept) - kept)
+        return _Groups(self.rows[np.repeat(several, lengths)], np.cumsum(kept) - kept, as_they_lie=False)
+
+    def values(self, column: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+        """The values of an array that has one for each row, group by group."""
+        return column if self.as_they_lie else column[self.rows]
 
 
 def numbered(keys: Sequence[pa.Array]) -> Ints:
@@ -140,6 +164,8 @@ def numbered(keys: Sequence[pa.Array]) -> Ints:
 def holds(column: pa.ChunkedArray, value: str | bool) -> Bools:  # noqa: FBT001 -- a value of a column, not a switch
     """Which rows hold that value."""
     array = whole(column)
+    if array.null_count == len(array):
+        return np.zeros(len(array), np.bool_)
     if not pa.types.is_dictionary(array.type):
         equal = pc.equal(array, value)
     elif (code := array.dictionary.index(value).as_py()) >= 0:
@@ -173,10 +199,14 @@ def nullable(values: Floats | Ints) -> pa.Array:
 
 def _grouped(table: pa.Table) -> _Groups:
     keys = [whole(table.column(name)) for name in _SAME]
-    starts = whole(table.column("chq_start_tsns"))
-    group = numbered([*keys, pc.if_else(pa.array(is_latest(table)), starts, None)])
-    rows = stable_order(group)
-    return _Groups(rows, np.flatnonzero(np.diff(group[rows], prepend=-1)))
+    latest = is_latest(table)
+    if latest.any():
+        keys.append(pc.if_else(pa.array(latest), whole(table.column("chq_start_tsns")), None))
+    firsts = stretch_starts(keys)
+    if 2 * len(firsts) > table.num_rows:
+        return _Groups.of(numbered(keys), np.ones(table.num_rows, np.int64))
+    heads = pa.array(firsts.astype(np.int32))
+    return _Groups.of(numbered([key.take(heads) for key in keys]), np.diff(firsts, append=table.num_rows))
 
 
 def _codes(array: pa.Array) -> Ints:
@@ -229,7 +259,7 @@ def _numbers(table: pa.Table) -> dict[str, Any]:
 def _winners(numbers: dict[str, Any], sketches: SketchColumn, groups: _Groups) -> Ints:
     """The row of each group that is later than the others; among the latest, the one with the largest values."""
     group_of = np.repeat(np.arange(len(groups.starts)), groups.lengths())
-    times = numbers["chq_last_tsns"][groups.rows]
+    times = groups.values(numbers["chq_last_tsns"])
     last = np.flatnonzero(times == np.maximum.reduceat(times, groups.starts)[group_of])
     alone = np.bincount(group_of[last], minlength=len(groups.starts)) == 1
     winners = np.zeros(len(groups.starts), np.int64)
@@ -252,21 +282,22 @@ def _merged_numbers(
     numbers: dict[str, Any], groups: _Groups, winners: Ints, latest: Bools, counted: Bools
 ) -> dict[str, Any]:
     """What each group holds. ``latest``: groups of latest rows; ``counted``: those that have a count of their own."""
-    rows, starts = groups.rows, groups.starts
-    sums, rests = exact_sums(numbers["chq_rollup_sum"][rows], numbers["chq_rollup_sum_low"][rows], starts)
+    starts = groups.starts
+    held = {name: groups.values(values) for name, values in numbers.items()}
+    sums, rests = exact_sums(held["chq_rollup_sum"], held["chq_rollup_sum_low"], starts)
     added = {
         "chq_rollup_sum": sums,
         "chq_rollup_sum_low": rests,
-        "chq_rollup_min": np.fmin.reduceat(numbers["chq_rollup_min"][rows], starts),
-        "chq_rollup_max": np.fmax.reduceat(numbers["chq_rollup_max"][rows], starts),
+        "chq_rollup_min": np.fmin.reduceat(held["chq_rollup_min"], starts),
+        "chq_rollup_max": np.fmax.reduceat(held["chq_rollup_max"], starts),
     }
-    counts = np.add.reduceat(numbers["chq_rollup_count"][rows], starts)
+    counts = np.add.reduceat(held["chq_rollup_count"], starts)
     return {
         **{name: np.where(latest, numbers[name][winners], values) for name, values in added.items()},
         **{name: numbers[name][winners] for name in ("chq_last", "chq_last_tsns", "chq_start_tsns")},
         "chq_rollup_count": np.where(counted, numbers["chq_rollup_count"][winners], counts),
-        "chq_tsns": np.minimum.reduceat(numbers["chq_tsns"][rows], starts),
-        POINTS: np.add.reduceat(numbers[POINTS][rows], starts),
+        "chq_tsns": np.minimum.reduceat(held["chq_tsns"], starts),
+        POINTS: np.add.reduceat(held[POINTS], starts),
     }
 
 
@@ -275,8 +306,10 @@ def _merged_sketches(
 ) -> tuple[Ints, SketchColumn]:
     """The number of each group's sketch, in the column that has the merged ones too."""
     codes = sketches.codes[winners]
-    additive = np.repeat(~latest, groups.lengths())
-    added = merged_runs(sketches.pool, sketches.codes[groups.rows[additive]], groups.lengths()[~latest])
+    held = groups.values(sketches.codes)
+    if latest.any():
+        held = held[np.repeat(~latest, groups.lengths())]
+    added = merged_runs(sketches.pool, held, groups.lengths()[~latest])
     column, codes[~latest] = sketches.added(added)
     return codes, column
 
@@ -292,7 +325,7 @@ def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: 
     ranks[0] = len(by_rank)  # NULL is the least of nothing but NULL
     codes = ranks[_codes(encoded_texts)]
     chosen = codes[heads]
-    chosen[places] = np.minimum.reduceat(codes[groups.rows], groups.starts)
+    chosen[places] = np.minimum.reduceat(groups.values(codes), groups.starts)
     indices = pa.array(chosen.astype(np.int32), mask=chosen == len(by_rank))
     return pa.DictionaryArray.from_arrays(indices, encoded_texts.dictionary.take(pa.array(by_rank)))
 
@@ -305,7 +338,7 @@ def _differ(values: pa.Array, groups: _Groups) -> bool:
     if len(encoded_values.dictionary) == 1 and not values.null_count:
         return False
     indices = encoded_values.indices
-    codes = (indices.fill_null(-1) if indices.null_count else indices).to_numpy()[groups.rows]
+    codes = groups.values((indices.fill_null(-1) if indices.null_count else indices).to_numpy())
     changes = codes[1:] != codes[:-1]
     changes[groups.starts[1:] - 1] = False
     if not changes.any():

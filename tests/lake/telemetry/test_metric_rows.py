@@ -182,6 +182,19 @@ def test_order_and_pieces_leave_no_trace_in_any_bit(rows: list[Row], seed: int) 
     assert rows_of(merge_rows(pieces[0])) == whole
 
 
+@fuzz
+@given(rows=some_rows, repeats=st.integers(2, 4), several=st.booleans())
+def test_rows_that_lie_together_merge_as_those_that_lie_apart(
+    rows: list[Row],
+    repeats: int,
+    several: bool,  # noqa: FBT001 -- hypothesis hands it over by name
+) -> None:
+    """``several``: in more than one stretch of each series and bucket."""
+    apart = rows * repeats
+    beside = [row for row in rows for _ in range(repeats - several)] + rows * several
+    assert rows_of(merge_rows(table_of(beside))) == rows_of(merge_rows(table_of(apart)))
+
+
 def bare(table: pa.Table) -> pa.Table:
     """Without what merging computes anew, and as Parquet gives it: texts and sketches plain."""
     kept = [name for name in table.column_names if name not in DERIVED]
