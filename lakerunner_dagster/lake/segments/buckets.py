@@ -15,6 +15,7 @@ from lakerunner_dagster.lake.errors import ContractBreach, InputError
 from lakerunner_dagster.lake.segments.order import row_order
 from lakerunner_dagster.lake.segments.output import Shares
 from lakerunner_dagster.lake.segments.reading import unusable
+from lakerunner_dagster.lake.segments.stretches import stretch_starts
 from lakerunner_dagster.lake.segments.union import Union, in_form
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows
@@ -39,9 +40,11 @@ def ordered(rows: pa.Table, became: Ints, inputs: Ints, points: Ints, union: Uni
     order = row_order(rows, SIGNALS[Signal.METRICS].sort_keys)
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
-    by_place = np.argsort(places[became], kind="stable")
-    shares = Shares(places[became][by_place], inputs[by_place], points[by_place])
-    return in_form(rows.take(order), union.schema), shares
+    firsts = stretch_starts([pa.array(became), pa.array(inputs)])
+    at = places[became[firsts]]
+    by_place = np.argsort(at, kind="stable")
+    shares = Shares(at[by_place], inputs[firsts][by_place], np.add.reduceat(points, firsts)[by_place])
+    return in_form(rows.take(pa.array(order.astype(np.int32))), union.schema), shares
 
 
 def culprit(rows: pa.Table, inputs: Ints, segments: Sequence[Segment]) -> Exception:

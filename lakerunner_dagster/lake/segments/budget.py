@@ -29,6 +29,9 @@ MOST_AHEAD = 16_384
 AT_ONCE = 20_480
 """Rows that are taken at once: enough that the many columns of a table cost no more than its rows."""
 
+AT_ONCE_TOGETHER = 3 * AT_ONCE
+"""The same of rows that merge, of which only some go on."""
+
 _SPILL_ROWS = 4096
 """Rows of a table that is read back from a file of rows already merged."""
 
@@ -122,7 +125,7 @@ def _interleaved(
     useful = max(MOST_AHEAD, 2 * parquet.ROW_GROUP_ROWS // len(streams))
     ahead = max(LEAST_AHEAD, min(affordable, useful))
     runs = [Run(stream.tables(ahead), stream.rows, ahead, stream.unsorted) for stream in streams]
-    yield from gathered(runs, keys, AT_ONCE) if together else interleaved(runs, keys, AT_ONCE)
+    yield from gathered(runs, keys, AT_ONCE_TOGETHER) if together else interleaved(runs, keys, AT_ONCE)
 
 
 def _spilled(

@@ -112,11 +112,11 @@ def interleaved(runs: Sequence[Run], keys: Sequence[str], most: int) -> Iterator
 
 
 def gathered(runs: Sequence[Run], keys: Sequence[str], most: int) -> Iterator[pa.Table]:
-    """The rows of all runs, in tables that follow one another in the order of ``keys``, of ``most`` rows to twice as
-    many.
+    """The rows of all runs, in tables that follow one another in the order of ``keys``, each (but the last) of ``most``
+    rows or just so many more that rows of equal keys are in one table: what merges them sees them all.
 
-    Rows of equal keys are in one table, even if they are more: what merges them sees them all. Within a table rows are
-    in no order but that of each run. A run's rows must be in the order of the keys: else its ``unsorted`` is raised.
+    Within a table rows are in no order but that of each run. A run's rows must be in the order of the keys: else its
+    ``unsorted`` is raised.
     """
     for final in _final(runs, list(keys)):
         for shares in _shares(runs, final, keys, most):
@@ -171,7 +171,7 @@ def _in_order(runs: Sequence[Run], final: Sequence[pa.Table], keys: Sequence[str
 
 
 def _shares(runs: Sequence[Run], final: Sequence[pa.Table], keys: Sequence[str], most: int) -> Iterator[Ints]:
-    """How many of the first rows of each run, ``final``, come next: at most so many at once, unless keys are equal."""
+    """How many of the first rows of each run, ``final``, come next, so that ``most`` rows are picked, and again."""
     table, owners = _joined(final)
     firsts = np.union1d(
         stretch_starts([whole(column) for column in table.columns]), np.flatnonzero(np.diff(owners, prepend=-1))
@@ -180,7 +180,8 @@ def _shares(runs: Sequence[Run], final: Sequence[pa.Table], keys: Sequence[str],
     codes, owners = sort_codes(table.take(firsts), keys), owners[firsts]
     _check_sorted(runs, owners, codes)
     order = np.argsort(codes, kind="stable")
-    for begin, end in pairwise(_cuts(codes[order], lengths[order], most)):
+    picked = sum(run.picked for run in runs)
+    for begin, end in pairwise(_cuts(codes[order], lengths[order], most - picked, most)):
         stretches = order[begin:end]
         yield np.bincount(owners[stretches], lengths[stretches], len(runs)).astype(np.int64)
 
@@ -190,18 +191,17 @@ def _joined(final: Sequence[pa.Table]) -> tuple[pa.Table, Ints]:
     return pa.concat_tables(final), np.repeat(np.arange(len(final)), [rows.num_rows for rows in final])
 
 
-def _cuts(codes: Codes, lengths: Ints, most: int) -> list[int]:
+def _cuts(codes: Codes, lengths: Ints, first: int, most: int) -> list[int]:
     """Where to cut stretches of rows with these sorted codes and lengths, both ends included: not between equal ones,
-    and after at most so many rows.
+    and as soon as there are so many rows, of the first piece ``first``.
     """
     ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True)) + 1
     rows = np.cumsum(lengths)[ends - 1]
-    cuts, taken = [0], 0
+    cuts, wanted = [0], first
     while cuts[-1] < len(codes):
-        at = int(np.searchsorted(rows, taken + most, side="right")) - 1
-        at = max(at, int(np.searchsorted(ends, cuts[-1], side="right")))
+        at = min(int(np.searchsorted(rows, wanted)), len(ends) - 1)
         cuts.append(int(ends[at]))
-        taken = int(rows[at])
+        wanted = int(rows[at]) + most
     return cuts
 
 

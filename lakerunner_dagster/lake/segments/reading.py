@@ -132,7 +132,11 @@ class Reader:
         self._number = number
         derived = DERIVED if SIGNALS[self.segment.signal].frequency_ms else ()
         self.form = pa.schema([field for field in union.schema if field.name not in derived])
-        self._read = [name for name in source.columns if name in self.form.names or name in union.overflowing]
+        self._read = [
+            name
+            for name, facts in source.columns.items()
+            if (facts.values and name in self.form.names) or name in union.overflowing
+        ]
         self._moving = {
             name: source.original_keys.get(name, name.split("_", 1)[1])
             for name in sorted(union.overflowing & source.attributes)

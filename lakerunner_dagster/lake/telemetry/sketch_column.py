@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakerunner_dagster.lake.segments.columns import coded
+from lakerunner_dagster.lake.segments.columns import whole
 from lakerunner_dagster.lake.telemetry.sketch import Ints, Sketches
 from lakerunner_dagster.lake.telemetry.sketch_encoding import decoded, encoded
 
@@ -26,11 +26,16 @@ class SketchColumn:
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> SketchColumn:
-        """From a column of encoded sketches; each distinct one is decoded once."""
-        array = coded(column)
-        used = array.indices.dictionary_encode()
-        blobs = array.dictionary.take(used.dictionary)
-        return cls(used.indices.to_numpy().astype(np.int64), decoded(blobs), blobs)
+        """From a column of encoded sketches; those of a dictionary that are used are decoded once, and no other."""
+        array = whole(column)
+        if array.null_count or not pa.types.is_dictionary(array.type):
+            blobs = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+            return cls(np.arange(len(blobs)), decoded(blobs), blobs)
+        indices = array.indices.to_numpy()
+        used = np.zeros(len(array.dictionary), np.bool_)
+        used[indices] = True
+        blobs = array.dictionary.take(pa.array(np.flatnonzero(used)))
+        return cls((np.cumsum(used) - 1)[indices], decoded(blobs), blobs)
 
     def added(self, sketches: Sketches) -> tuple[SketchColumn, Ints]:
         """With more sketches in the pool, and the numbers that these have there."""

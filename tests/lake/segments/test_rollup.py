@@ -142,7 +142,7 @@ def test_the_same_work_has_the_same_ids_and_other_work_others(finest: list[Merge
 def test_rows_held_at_once_do_not_grow_with_the_hour(
     finest: list[MergeInput], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((budget, "LEAST_AHEAD"), (budget, "MOST_AHEAD"), (budget, "AT_ONCE")):
+    for module, name in ((budget, "LEAST_AHEAD"), (budget, "MOST_AHEAD"), (budget, "AT_ONCE_TOGETHER")):
         monkeypatch.setattr(module, name, 16, raising=False)
     monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 16)
     sizes: list[int] = []
