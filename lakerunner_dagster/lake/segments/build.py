@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.errors import ConservationBreach
 from lakerunner_dagster.lake.model import Contribution, CreatedBy, Output, Source
 from lakerunner_dagster.lake.segments import index, parquet
 from lakerunner_dagster.lake.segments.columns import FILE, POINTS, conform
-from lakerunner_dagster.lake.segments.order import row_order
+from lakerunner_dagster.lake.segments.order import ordered, sort_codes
 from lakerunner_dagster.lake.segments.shared import spread
 from lakerunner_dagster.lake.segments.work import Work
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
-from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows
+from lakerunner_dagster.lake.telemetry.metric_rows import merge_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,9 +58,10 @@ def build(
     spec = SIGNALS[signal]
     contributions = _contributions(decoded_rows, payload_ids)
     rows = decoded_rows.drop_columns([FILE])
+    codes = sort_codes(rows, spec.sort_keys)
     if spec.frequency_ms:
-        rows = merge_rows(rows)
-    rows = pc.take(rows, row_order(rows, spec.sort_keys), boundscheck=False)
+        rows, codes = merge_in_order(rows, codes)
+    rows = ordered(rows, spec.sort_keys, codes)
     rows = parquet.encode(conform(spread(rows), signal))
     _check_conserved(rows, contributions)
 

@@ -4,7 +4,7 @@ Ascending by the signal's sort keys, strings by their UTF-8 bytes, **NULL after 
 ``chq_tsns`` and the unique ``chq_id``; rows of metrics, which have none, all their other columns by name. So it does
 not matter in which order files were read, and the same set of rows is the same bytes.
 
-What belongs here: computing the permutation. What does not: which keys (``signals``), applying it (``build``).
+What belongs here: computing the permutation, and applying it. What does not: which keys (``signals``).
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ _KEY_SPACE = 1 << 64
 _NARROW = 1 << 48  # integers spread less than this (an hour in ns is 2^42) are their own code, less the smallest
 
 
-def row_order(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
+def row_order(table: pa.Table, keys: Sequence[str], codes: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
     """Row numbers of ``table`` in the order of a segment sorted by ``keys``. A key that is no column is all NULL.
 
-    Rows alike in all that orders them stay in the order in which they come.
+    Rows alike in all that orders them stay in the order in which they come. ``codes``: what :func:`sort_codes` gives,
+    where it is known.
     """
-    key = sort_codes(table, keys)
+    key = sort_codes(table, keys) if codes is None else codes
     order = stable_order(key)
     in_order = key[order]
     same = in_order[1:] == in_order[:-1]
@@ -48,6 +49,14 @@ def row_order(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
         rows = order[tied]
         order[tied] = rows[_tie_order(table, keys, rows, in_order[tied])]
     return order
+
+
+def ordered(table: pa.Table, keys: Sequence[str], codes: NDArray[np.uint64]) -> pa.Table:
+    """The rows in the order that :func:`row_order` gives; ``codes`` as there."""
+    order = row_order(table, keys, codes)
+    if (order[1:] > order[:-1]).all():
+        return table
+    return pc.take(table, pa.array(order), boundscheck=False)
 
 
 def sort_codes(table: pa.Table, keys: Sequence[str]) -> NDArray[np.uint64]:

@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakerunner_dagster.lake.segments.columns import POINTS, whole
+from lakerunner_dagster.lake.segments.radix import stable_order
 from lakerunner_dagster.lake.segments.shared import fields, is_shared, spread
 from lakerunner_dagster.lake.segments.stretches import stretch_starts
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
@@ -39,6 +40,7 @@ from lakerunner_dagster.lake.telemetry.sketch_column import SketchColumn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Codes: TypeAlias = npt.NDArray[np.uint64]
 Bools: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -90,7 +92,7 @@ def merge_rows(table: pa.Table) -> pa.Table:
 
 def merge_rows_tracked(table: pa.Table) -> tuple[pa.Table, Ints]:
     """What :func:`merge_rows` gives, and for each row of ``table`` the number of the row of it that it went into."""
-    table = pa.table({name: whole(table.column(name)) for name in table.column_names if name not in DERIVED})
+    table = _whole(table)
     sketches = SketchColumn.of(table.column("chq_sketch"))
     groups = _grouped(table)
     became = np.arange(table.num_rows)
@@ -98,6 +100,24 @@ def merge_rows_tracked(table: pa.Table) -> tuple[pa.Table, Ints]:
         became[groups.rows] = np.repeat(np.arange(len(groups.starts)), groups.lengths())
         table, sketches = _merged(table, sketches, groups)
     return _completed(table, sketches), became
+
+
+def merge_in_order(table: pa.Table, codes: Codes) -> tuple[pa.Table, Codes]:
+    """What :func:`merge_rows` gives, in ascending order of their codes, and the code of each.
+
+    ``codes``: one of each row of ``table``, by columns that rows which belong together have in common
+    (``segments.order.sort_codes``): a sort serves both, merging and order.
+    """
+    table = _whole(table)
+    sketches = SketchColumn.of(table.column("chq_sketch"))
+    groups = _grouped_in_order(table, codes)
+    heads = groups.heads()
+    if len(heads) < table.num_rows:
+        table, sketches = _merged(table, sketches, groups)
+    else:
+        table = pc.take(table, pa.array(heads), boundscheck=False)
+        sketches = SketchColumn(sketches.codes[heads], sketches.pool, sketches.blobs)
+    return _completed(table, sketches), codes[heads]
 
 
 def added_count(table: pa.Table) -> float:
@@ -129,6 +149,10 @@ class _Groups:
         before = np.cumsum(lengths) - lengths
         rows = np.arange(int(lengths.sum())) + np.repeat(firsts - before, lengths)
         return cls(rows, before[begins], as_they_lie=False)
+
+    def heads(self) -> npt.NDArray[np.int32]:
+        """The first row of each group; Arrow takes by narrow numbers much faster."""
+        return self.rows[self.starts].astype(np.int32)
 
     def lengths(self) -> Ints:
         return np.diff(self.starts, append=len(self.rows))
@@ -197,16 +221,45 @@ def nullable(values: Floats | Ints) -> pa.Array:
     return pa.array(values, mask=np.isnan(values) if values.dtype == np.float64 else values == NO_TIME)
 
 
+def _whole(table: pa.Table) -> pa.Table:
+    """The columns that merge, each as one array."""
+    return pa.table({name: whole(table.column(name)) for name in table.column_names if name not in DERIVED})
+
+
 def _grouped(table: pa.Table) -> _Groups:
-    keys = [whole(table.column(name)) for name in _SAME]
-    latest = is_latest(table)
-    if latest.any():
-        keys.append(pc.if_else(pa.array(latest), whole(table.column("chq_start_tsns")), None))
+    keys = _keys(table)
     firsts = stretch_starts(keys)
     if 2 * len(firsts) > table.num_rows:
         return _Groups.of(numbered(keys), np.ones(table.num_rows, np.int64))
     heads = pa.array(firsts.astype(np.int32))
     return _Groups.of(numbered([key.take(heads) for key in keys]), np.diff(firsts, append=table.num_rows))
+
+
+def _grouped_in_order(table: pa.Table, codes: Codes) -> _Groups:
+    """The groups in the order of their codes. Those of one code are told apart, which takes long, only where several
+    rows have it.
+    """
+    rows = stable_order(codes)
+    begins = np.ones(len(rows), np.bool_)
+    begins[1:] = codes[rows[1:]] != codes[rows[:-1]]
+    alone = begins & np.append(begins[1:], True)
+    places = np.flatnonzero(~alone)
+    together = rows[places]
+    group = numbered(_keys(table.select([*_SAME, "chq_start_tsns"]).take(pa.array(together))))
+    by_group = stable_order(group)
+    by_code = by_group[stable_order(codes[together[by_group]])]
+    rows[places] = together[by_code]
+    begins[places] |= np.diff(group[by_code], prepend=-1) != 0
+    return _Groups(rows, np.flatnonzero(begins), as_they_lie=False)
+
+
+def _keys(table: pa.Table) -> list[pa.Array]:
+    """What rows that belong together have in common."""
+    keys = [whole(table.column(name)) for name in _SAME]
+    latest = is_latest(table)
+    if latest.any():
+        keys.append(pc.if_else(pa.array(latest), whole(table.column("chq_start_tsns")), None))
+    return keys
 
 
 def _codes(array: pa.Array) -> Ints:
@@ -225,7 +278,7 @@ def _merged(table: pa.Table, sketches: SketchColumn, groups: _Groups) -> tuple[p
     if any(_differ(whole(table.column(name)), several) for name in shared):
         table, shared = spread(table), []
     places = np.flatnonzero(groups.lengths() > 1)
-    heads = groups.rows[groups.starts].astype(np.int32)  # Arrow takes by narrow numbers much faster
+    heads = groups.heads()
     numbers = _numbers(table)
     winners = _winners(numbers, sketches, several)
     latest = is_latest(table)[winners]

@@ -22,7 +22,7 @@ from lakerunner_dagster.lake.segments.split import split_by_hour
 from lakerunner_dagster.lake.settings import Limits
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.telemetry.decode import Decoded, decode
-from lakerunner_dagster.lake.telemetry.metric_rows import merge_rows
+from lakerunner_dagster.lake.telemetry.metric_rows import Codes, merge_in_order
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
 from tests.lake.segments.tables import ORGANIZATION, SOURCE
 
@@ -156,6 +156,10 @@ def test_a_metric_segments_index_row_lists_the_names_types_and_counts_that_duckd
 
 
 def test_points_that_merging_loses_are_noticed_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "merge_rows", lambda rows: merge_rows(rows).slice(1))
+    def losing(rows: pa.Table, codes: Codes) -> tuple[pa.Table, Codes]:
+        merged, codes = merge_in_order(rows, codes)
+        return merged.slice(1), codes[1:]
+
+    monkeypatch.setattr(build_module, "merge_in_order", losing)
     with pytest.raises(ConservationBreach, match="records went into a segment"):
         segments(Signal.METRICS, payloads(Signal.METRICS)[3:])

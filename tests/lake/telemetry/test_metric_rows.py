@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from bench.plain_loop import sketches as plain
 from bench.plain_loop.metrics import merged_rows
 from lakerunner_dagster.lake.errors import InputError
+from lakerunner_dagster.lake.segments.order import sort_codes
 from lakerunner_dagster.lake.segments.shared import shared, spread
-from lakerunner_dagster.lake.telemetry.metric_rows import DERIVED, PERCENTILES, merge_rows
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.telemetry.metric_rows import DERIVED, PERCENTILES, merge_in_order, merge_rows
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -193,6 +195,19 @@ def test_rows_that_lie_together_merge_as_those_that_lie_apart(
     apart = rows * repeats
     beside = [row for row in rows for _ in range(repeats - several)] + rows * several
     assert rows_of(merge_rows(table_of(beside))) == rows_of(merge_rows(table_of(apart)))
+
+
+@fuzz
+@given(rows=some_rows, seed=st.integers(0, 2**32))
+def test_rows_merged_in_order_are_those_merged_in_none_and_in_order(rows: list[Row], seed: int) -> None:
+    """Rows of one code may be of several groups, and come between each other."""
+    table = table_of(Random(seed).sample(rows, len(rows)))
+    keys = SIGNALS[Signal.METRICS].sort_keys
+    merged, codes = merge_in_order(table, sort_codes(table, keys))
+    assert rows_of(merged) == rows_of(merge_rows(table))
+    assert codes.tolist() == sorted(codes.tolist())
+    own_codes = sort_codes(merged, keys)
+    assert (np.unique(codes, return_inverse=True)[1] == np.unique(own_codes, return_inverse=True)[1]).all()
 
 
 def bare(table: pa.Table) -> pa.Table:
