@@ -79,11 +79,11 @@ class Killing:
         }
 
     def _run(self) -> int | None:
-        """A run's process, in the middle of the run."""
-        statement = f"SELECT value FROM run_tags JOIN runs USING (run_id) WHERE key = '{PROCESS_TAG}'"
-        tags = self.dagster.column(f"{statement} AND status = 'STARTED'")
-        processes = [process for tag in tags if (process := RunProcess.of({PROCESS_TAG: tag})) is not None]
-        return next((process.pid for process in processes if process.is_alive()), None)
+        """The process of a run that has a box."""
+        runs = ", ".join(f"'{run}'" for run in self.lrdb.column(f"SELECT run_id FROM {CLAIMED}"))
+        tags = f"SELECT value FROM run_tags WHERE key = '{PROCESS_TAG}' AND run_id IN ({runs})"
+        known = [RunProcess.of({PROCESS_TAG: tag}) for tag in (self.dagster.column(tags) if runs else [])]
+        return next((process.pid for process in known if process is not None and process.is_alive()), None)
 
     def _zygote(self) -> int | None:
         """What a run was forked from that goes."""
@@ -102,7 +102,7 @@ class Killing:
 
     def _postgres(self) -> int | None:
         """All of PostgreSQL, while a run has a box."""
-        return self.production.postgres.process_id if self.lrdb.column(CLAIMED) else None
+        return self.production.postgres.process_id if self.lrdb.column(f"SELECT 1 FROM {CLAIMED}") else None
 
     def _backend(self) -> int | None:
         """The process behind a connection to lrdb, in the middle of a transaction."""
@@ -155,7 +155,7 @@ class Killing:
             raise AssertionError(f"{error}: {self.unfinished()}") from None
 
 
-CLAIMED = "SELECT 1 FROM boxes WHERE state = 'claimed' AND lease_until > now()"
+CLAIMED = "boxes WHERE state = 'claimed' AND lease_until > now()"
 INGESTED = "raw_objects WHERE state = 'ingested'"
 IN_TRANSACTION = """
     SELECT pid FROM pg_stat_activity
