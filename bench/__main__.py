@@ -10,6 +10,7 @@ import sys
 
 MEASUREMENTS = (
     "ingest",
+    "large",
     "compaction",
     "rollup",
     "notify",

@@ -176,7 +176,12 @@ def _alone(message: Message, name: str) -> bytes:
 
 def delimited(number: int, content: bytes) -> bytes:
     """A field of a string, bytes or a message, as the wire has it."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+    return header(number, len(content)) + content
+
+
+def header(number: int, size: int) -> bytes:
+    """What stands before so many bytes of such a field."""
+    return _varint(number << 3 | 2) + _varint(size)
 
 
 def _varint(number: int) -> bytes:
