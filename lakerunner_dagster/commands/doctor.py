@@ -18,9 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lakerunner_dagster.commands.session import console, reachable_url, require_schema, say, shown
-from lakerunner_dagster.lake.errors import ConfigurationError, LakeDatabaseUnavailable, LakeError, WorkIncomplete
+from lakerunner_dagster.lake.errors import (
+    ConfigurationError,
+    LakeDatabaseUnavailable,
+    LakeError,
+    StoreDenied,
+    WorkIncomplete,
+)
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
+from lakerunner_dagster.lake.probe import probe
 from lakerunner_dagster.lake.runs.context import lrdb_url, open_bus
 from lakerunner_dagster.lake.settings import (
     BoxPolicy,
@@ -56,7 +63,7 @@ class Finding:
 
 
 def doctor() -> None:
-    """Show every setting with its value, and try each connection; topics that Kafka lacks are created."""
+    """Show every setting with its value, and try each connection and bucket; topics that Kafka lacks are created."""
     settings = Settings()
     console.print(
         settings_table(
@@ -171,5 +178,10 @@ def _clock(conn: psycopg.Connection[tuple[float, ...]]) -> str:
 
 
 def _bucket(bucket: BucketConfiguration) -> str:
-    first = next(iter(Store.open(bucket).list("otel-raw")), None)
-    return "can be listed" if first else "can be listed, and holds nothing under otel-raw/ yet"
+    store = Store.open(bucket)
+    ill = {step.name: step.trouble for step in probe(store, bucket.cloud_provider) if step.trouble is not None}
+    if ill:
+        raise StoreDenied(f"cannot be used: {'; '.join(f'{name}: {trouble}' for name, trouble in ill.items())}")
+    first = next(iter(store.list("otel-raw")), None)
+    can = "can be written, read, listed and deleted from"
+    return can if first else f"{can}, and holds nothing under otel-raw/ yet"

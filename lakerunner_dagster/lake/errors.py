@@ -46,6 +46,10 @@ class StoreDenied(LakeError):
     """The object store refuses our credentials or our request: trying again as we are cannot help."""
 
 
+class BucketMissing(StoreDenied):
+    """The object store has no such bucket: no right is missing."""
+
+
 class QueueUnavailable(LakeError):
     """A cloud's queue did not answer, or not as it should: its messages are still there, try again later."""
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from lakerunner_dagster.lake.errors import LakeError, ObjectMissing, StoreDenied, StoreUnavailable
+from lakerunner_dagster.lake.errors import BucketMissing, LakeError, ObjectMissing, StoreDenied, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -83,6 +83,8 @@ def probe(store: Store, provider: str) -> Iterator[ProbeStep]:
 def _tried(name: str, provider: str, step: Callable[[], None]) -> ProbeStep:
     try:
         step()
+    except BucketMissing as error:
+        return ProbeStep(name, str(error))
     except StoreDenied as error:
         return ProbeStep(name, f"{error} (needed: {RIGHTS[provider][name]})")
     except LakeError as error:

@@ -26,6 +26,7 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from lakerunner_dagster.lake.errors import (
+    BucketMissing,
     ConfigurationError,
     InputError,
     LakeError,
@@ -83,14 +84,17 @@ NO_BUCKET = (
 REFUSED = (
     "status code: 401",
     "status code: 403",
+    "(code: 401)",
+    "(code: 403)",
+    "(code: AccessDenied)",
     "<Code>ExpiredToken</Code>",
     "<Code>InvalidToken</Code>",
     "<Code>TokenRefreshRequired</Code>",
     "performing token request",
     "CredentialsNotLoaded",
 )
-"""How it reads when credentials are refused (a listing's, and S3's with status 400) or there are none: obstore has no
-error class for these."""
+"""How it reads when credentials are refused (a listing's, a delete's, which S3 and Azure get as a batch and refuse for
+each key, and S3's with status 400) or there are none: obstore has no error class for these."""
 
 INCOMPLETE = ("Content-Length Header missing", "ETag Header missing")
 """How it reads when an object is given without its size or its etag. It will be again: that is no outage."""
@@ -215,7 +219,10 @@ class Store:
             return _described(result.meta, digest.hexdigest() if self.local else result.meta["e_tag"])
 
     def head(self, key: str) -> StoredObject:
-        """What the store says of the object; a directory's file is read for its MD5. ObjectMissing."""
+        """What the store says of the object; a directory's file is read for its MD5.
+
+        ObjectMissing, also where there is no bucket: such an answer has no body to tell that. Who must know lists it.
+        """
         if not self.local:
             check_key(key)
             with self._errors(key):
@@ -326,7 +333,7 @@ class Store:
         except FileNotFoundError as error:
             # A key may hold such a code: a sender cannot make its missing object look like a missing bucket.
             if any(code in str(error) and code not in key for code in NO_BUCKET):
-                raise StoreDenied(f"bucket {self.bucket!r} does not exist: correct the storage profile") from error
+                raise self._no_bucket() from error
             raise ObjectMissing(f"{self.bucket}/{key} is not in the store") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StoreDenied(
@@ -343,11 +350,16 @@ class Store:
                     f"{self.bucket}/{key} is given without its size or its etag, as Cloud Storage gives some that have "
                     "a Content-Encoding: take that from it, and retry it",
                 ) from error
-            if any(code in str(error) and code not in key for code in (*NO_BUCKET, *REFUSED)):
+            if any(code in str(error) and code not in key for code in NO_BUCKET):
+                raise self._no_bucket() from error
+            if any(code in str(error) and code not in key for code in REFUSED):
                 raise StoreDenied(
                     f"{self.bucket}/{key}: {_reason(error)}: check bucket, credentials and rights"
                 ) from error
             raise StoreUnavailable(f"{self.bucket}/{key}: {_reason(error)}") from error
+
+    def _no_bucket(self) -> BucketMissing:
+        return BucketMissing(f"bucket {self.bucket!r} does not exist: create it, or correct the storage profile")
 
 
 def _chunks(result: GetResult) -> Iterable[Buffer]:

@@ -16,7 +16,9 @@ from lakerunner_dagster.lake.settings import (
     variable_of,
 )
 from tests.command_line import done, lakerunner
+from tests.commands.test_profile import Denying
 from tests.lake.world import World
+from tests.servers.aws import CREDENTIALS, REGION, Aws
 
 SECRETS = {
     "LAKERUNNER_HTTP_TOKEN": "hunter2",
@@ -96,6 +98,24 @@ def test_what_is_away_is_named_with_what_to_do_and_the_rest_is_still_tried(
     assert "create or mount it" in told["bucket lake"]
     assert "needs attention: Dagster's storage, Kafka, bucket lake" in ended.err
     assert "hunter2" not in ended.out + ended.err
+
+
+def test_a_bucket_that_may_only_be_read_is_told_with_the_right_that_is_missing(
+    healthy: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    aws.create_bucket("read-only")
+    proxy = Denying(aws.endpoint, "write")
+    region = ("--region", REGION, "--endpoint", proxy.endpoint, "--path-style")
+    done("profile", "add", "read-only", "--provider", "aws", *region)
+    done("profile", "add", "not-there", "--provider", "aws", *region[:2], "--endpoint", aws.endpoint, "--path-style")
+    told = ill(lakerunner("doctor").out)
+    proxy.close()
+    assert told.keys() == {"bucket read-only", "bucket not-there"}
+    assert told["bucket read-only"].endswith("(needed: s3:PutObject on db/*)")
+    assert "bucket 'not-there' does not exist" in told["bucket not-there"]
+    assert [path for path in healthy.place.bucket.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.usefixtures("healthy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import pytest
 from lakerunner_dagster.lake.notifications.routing import uninteresting
 from lakerunner_dagster.lake.probe import PROBE_PREFIX, RIGHTS, probe
 from lakerunner_dagster.lake.signals import Signal
-from lakerunner_dagster.lake.store import BucketConfiguration, Store
+from lakerunner_dagster.lake.store import Store
 from tests.command_line import done, lakerunner, refused
 from tests.lake.clouds import CLOUD_CREDENTIALS, PROVIDERS, new_bucket
 from tests.lake.requests import logs
 from tests.lake.world import BUCKET, NOON_MS, World
+from tests.servers.faulty import Answer, Asked, Fault, FaultyProxy
 
 STEPS = ["write", "describe", "read", "list", "delete"]
 
@@ -94,16 +96,54 @@ def test_a_cloud_that_denies_us_is_told_with_the_right_that_is_missing(
     assert world.query("SELECT count(*) FROM bucket_configurations") == [(2,)]
 
 
-def test_a_bucket_that_is_not_there_is_told_as_such(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("provider", ["aws", "azure", "gcp"])
+def test_a_bucket_that_is_not_there_is_told_as_such_and_no_right_is_asked_for(
+    provider: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in CLOUD_CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    there = new_bucket("aws", request, tmp_path)
-    gone = BucketConfiguration("no-such-bucket", "aws", there.region, there.endpoint, use_path_style=True)
-    steps = {step.name: step.trouble for step in probe(Store.open(gone), "aws")}
-    assert steps.keys() == {"write", "list"}
-    assert all("does not exist" in str(trouble) or "check bucket" in str(trouble) for trouble in steps.values())
+    gone = replace(new_bucket(provider, request, tmp_path), bucket_name="no-such-bucket")
+    told = "bucket 'no-such-bucket' does not exist: create it, or correct the storage profile"
+    assert [(step.name, step.trouble) for step in probe(Store.open(gone), provider)] == [
+        ("write", told),
+        ("list", told),
+    ]
+
+
+@pytest.mark.parametrize("denied", STEPS)
+@pytest.mark.parametrize("provider", ["aws", "azure", "gcp"])
+def test_each_right_that_is_missing_is_named_and_no_other(
+    provider: str, denied: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CLOUD_CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    bucket = new_bucket(provider, request, tmp_path)
+    assert bucket.endpoint is not None
+    proxy = Denying(bucket.endpoint, denied)
+    try:
+        steps = {
+            step.name: step.trouble for step in probe(Store.open(replace(bucket, endpoint=proxy.endpoint)), provider)
+        }
+    finally:
+        proxy.close()
+    assert [name for name, trouble in steps.items() if trouble is not None] == [denied]
+    assert str(steps[denied]).endswith(f"(needed: {RIGHTS[provider][denied]})")
+
+
+class Denying(FaultyProxy):
+    """A store that denies one kind of request."""
+
+    def __init__(self, target: str, denied: str) -> None:
+        super().__init__(target)
+        self._denied = denied
+
+    def next(self, asked: Asked) -> Answer | Fault:
+        if "list-type" in asked.path or "comp=list" in asked.path:
+            kind = "list"
+        else:
+            kinds = {"PUT": "write", "HEAD": "describe", "GET": "read", "DELETE": "delete", "POST": "delete"}
+            kind = kinds[asked.method]
+        return Answer(403, "<Error><Code>AccessDenied</Code></Error>") if kind == self._denied else Fault.PASS
 
 
 def test_nothing_takes_a_probe_for_input_or_a_segment() -> None:

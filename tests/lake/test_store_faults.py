@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -48,6 +49,27 @@ DENIED = [
     ("gcp", Answer(401, error("AuthenticationRequired"))),
     ("gcp", Answer(403, error("AccessDenied"))),
 ]
+
+
+DENIED_IN_A_BATCH = [
+    (
+        "aws",
+        Answer(
+            200,
+            f"<DeleteResult><Error><Key>{KEY}</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>",
+        ),
+    ),
+    (
+        "azure",
+        Answer(
+            202,
+            "--b\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 403 no\r\n"
+            "x-ms-error-code: AuthorizationPermissionMismatch\r\nContent-Length: 0\r\n\r\n\r\n--b--\r\n",
+            MappingProxyType({"Content-Type": "multipart/mixed; boundary=b"}),
+        ),
+    ),
+]
+"""How S3 and Azure refuse to delete one of several keys, in an answer that is good by its status."""
 
 
 @pytest.fixture(params=CLOUDS)
@@ -156,6 +178,13 @@ def test_a_credential_that_is_refused_fails_at_once_with_what_to_do(
             use()
         assert len(between.asked) == 1
         (tmp_path / "copy").unlink(missing_ok=True)
+    assert isinstance(store.delete([KEY])[KEY], StoreDenied)
+
+
+@pytest.mark.parametrize(("provider", "answer"), DENIED_IN_A_BATCH, ids=["aws", "azure"])
+def test_a_delete_that_is_denied_for_one_key_is_a_denial(proxy: tuple[FaultyProxy, Store], answer: Answer) -> None:
+    between, store = proxy
+    between.always(answer)
     assert isinstance(store.delete([KEY])[KEY], StoreDenied)
 
 
