@@ -25,7 +25,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud.pubsub_v1 import SubscriberClient  # type: ignore[import-untyped]
 
 from lakerunner_dagster.lake.errors import ConfigurationError, QueueDenied, QueueUnavailable
-from lakerunner_dagster.lake.notifications.pulling import QueueMessage
+from lakerunner_dagster.lake.notifications.pulling import BEATS_OF_LEASE, QueueMessage
 
 if TYPE_CHECKING:
     import threading
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from lakerunner_dagster.lake.settings import Settings
 
 ANSWER_SECONDS = 10.0
-"""How long Pub/Sub may take to answer a request that waits for no message."""
+"""How long Pub/Sub may take to answer a request that waits for no message.
+
+Such requests are not repeated by the client, which would do so for a minute, longer than a lease: the loop does.
+"""
 
 SHORTEST_PULL_SECONDS = 1.0
 """A pull that is cut off too early brings nothing though there is something."""
@@ -116,6 +119,7 @@ class PubSubQueue:
                     subscription=self._subscription,
                     ack_ids=[message.receipt for message in messages],
                     timeout=ANSWER_SECONDS,
+                    retry=None,
                 )
         except (QueueUnavailable, QueueDenied):
             return messages
@@ -141,7 +145,8 @@ class PubSubQueue:
                 subscription=self._subscription,
                 ack_ids=[message.receipt for message in messages],
                 ack_deadline_seconds=deadline_seconds,
-                timeout=ANSWER_SECONDS,
+                timeout=min(ANSWER_SECONDS, self._lease_seconds / BEATS_OF_LEASE),
+                retry=None,
             )
 
     @contextmanager

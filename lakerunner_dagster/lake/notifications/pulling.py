@@ -376,23 +376,30 @@ class PullingAdapter:
 
     @contextmanager
     def _heartbeat(self) -> Iterator[None]:
-        """Leases of what is in hand are extended, from a thread of its own, for the length of the block."""
+        """Leases of what is in hand are extended for the length of the block.
+
+        Each hand has a thread for it: where the queue is slow to answer for one, the others' leases do not wait.
+        """
         ended = threading.Event()
-        beating = threading.Thread(target=self._beat_until, args=(ended,), name="heartbeat")
-        beating.start()
+        beating = [
+            threading.Thread(target=self._beat_until, args=(ended, hand), name=f"heartbeat of {hand.loop}")
+            for hand in self._hands
+        ]
+        for thread in beating:
+            thread.start()
         try:
             yield
         finally:
             ended.set()
-            beating.join()
+            for thread in beating:
+                thread.join()
 
-    def _beat_until(self, ended: threading.Event) -> None:
+    def _beat_until(self, ended: threading.Event, hand: _Hand) -> None:
         while not ended.wait(self._beat_seconds):
-            self.pulse.beat("heartbeat")
-            for hand in self._hands:
-                with hand.lock:
-                    if hand.messages:
-                        self._tell(self._queue.extend, hand.messages)
+            self.pulse.beat(f"heartbeat of {hand.loop}")
+            with hand.lock:
+                if hand.messages:
+                    self._tell(self._queue.extend, hand.messages)
 
 
 def _unzipped(pairs: Sequence[tuple[QueueMessage, Parsed]]) -> tuple[list[QueueMessage], list[Parsed]]:

@@ -17,9 +17,12 @@ from lakerunner_dagster.lake.notifications.pubsub import PubSubQueue
 from lakerunner_dagster.lake.notifications.pulling import PullingAdapter
 from tests.lake.notifications import samples
 from tests.lake.notifications.conftest import Lake
-from tests.lake.notifications.pulled import LOGS, counted, pulling, quick
+from tests.lake.notifications.pulled import LOGS, Gate, counted, kept_for_leases, pulling, quick
 from tests.servers.pubsub import PROJECT, PubSub
 from tests.waiting import eventually
+
+SHORTEST_LEASE_SECONDS = 10
+"""Of Pub/Sub, and the deadline of these subscriptions."""
 
 FINALIZED = {"eventType": "OBJECT_FINALIZE", "payloadFormat": "JSON_API_V1"}
 
@@ -70,6 +73,18 @@ def test_objects_are_told_by_their_attributes_and_deletions_are_not(lake: Lake, 
     bodies = lake.bodies(LOGS, len(expected))
     assert {body["k"] for body in bodies} == set(expected)
     assert {(body["a"], body["e"]) for body in bodies} == {("gcp", samples.ETAG)}
+    assert door.queue(lake).receive(10, Event()) == []
+
+
+def test_a_lease_is_kept_for_longer_than_the_subscription_s_deadline(lake: Lake, door: Door) -> None:
+    door.send(samples.gcs(lake.key()), **FINALIZED)
+    gate = Gate(lake.intake)
+    settings = quick(lake.settings, queue_lease_seconds=SHORTEST_LEASE_SECONDS)
+    with pulling(PubSubQueue(door.subscription, settings), gate.intake, settings) as adapter:
+        assert gate.asked.wait(60)
+        kept_for_leases(adapter, SHORTEST_LEASE_SECONDS, number=2)
+        gate.free.set()
+        counted(adapter, "produced", 1)
     assert door.queue(lake).receive(10, Event()) == []
 
 
