@@ -61,7 +61,8 @@ MEMORY = {
 DEV_DEFAULTS = {
     "LAKERUNNER_BOX_AGE_SECONDS": "3",
     # Ticks that listen nearly all the time hand a file on at once; each holds a thread of the code server meanwhile.
-    "LAKERUNNER_LISTEN_SECONDS": "4",
+    # Dagster's daemon looks every 5 s whether a tick has ended: this is a little less than three looks.
+    "LAKERUNNER_LISTEN_SECONDS": "14",
     "DAGSTER_CODE_SERVER_MAX_WORKERS": "24",
     "DAGSTER_GRPC_MAX_WORKERS": "24",
     **MEMORY,

@@ -53,11 +53,16 @@ def boxer_sensor(stage: Stage) -> dg.SensorDefinition:
         return dg.SensorResult(
             skip_reason=_summary(report),  # a boxer never asks for a run: this is what the UI shows of a tick
             asset_events=[*_raw_events(stage, due), *(evaluations(kept.lake, stage) if check_due else [])],
-            dynamic_partitions_requests=new_sources(context.instance, {DaySource.of(key).source_key for key in due}),
+            dynamic_partitions_requests=_additions(context, due),
             cursor=(observations.checked(now_ms) if check_due else observations).cursor,
         )
 
     return boxer
+
+
+def _additions(context: dg.SensorEvaluationContext, due: Mapping[str, Seen]) -> list[dg.AddDynamicPartitionsRequest]:
+    """The sources that are no partition yet. Most ticks have nothing to tell, and open no instance of Dagster."""
+    return new_sources(context.instance, {DaySource.of(key).source_key for key in due}) if due else []
 
 
 def _by_partition(report: BoxerReport) -> dict[str, Observed]:

@@ -35,13 +35,18 @@ def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
         ),
     )
     def dispatcher(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        active = _active_partitions(context.instance, stage)
         kept = resident()
-        room = max(kept.lake.settings.active_runs - len(active), 0)
+        places = kept.lake.settings.active_runs
+        going: list[tuple[str, int]] = []
+
+        def active() -> list[tuple[str, int]]:
+            going[:] = _active_partitions(context.instance, stage)
+            return going
+
         with kept.dispatcher(stage) as tick:
             dispatches = tick.run(
-                {(partition.source_key, partition.dateint) for partition in active},
-                room,
+                active,
+                places,
                 int(time.time() * 1000),
                 time.monotonic() + kept.lake.settings.tick_seconds,
                 listen_seconds(stage, kept.lake.settings),
@@ -52,7 +57,7 @@ def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
             # One request for no partition would fail the tick, and all the others with it.
             context.log.error("not startable, for their days are no partitions: %s", requests.keys() - startable.keys())
         if not startable:
-            return dg.SensorResult(skip_reason=_why_none(len(active), room))
+            return dg.SensorResult(skip_reason=_why_none(len(going), places))
         return dg.SensorResult(
             run_requests=[_run_request(stage, partition, dispatch) for partition, dispatch in startable.items()],
             dynamic_partitions_requests=new_sources(
@@ -63,12 +68,13 @@ def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
     return dispatcher
 
 
-def _active_partitions(instance: dg.DagsterInstance, stage: Stage) -> list[DaySource]:
-    """The partition of each run that a dispatcher asked for and that is not finished."""
+def _active_partitions(instance: dg.DagsterInstance, stage: Stage) -> list[tuple[str, int]]:
+    """The partition, as (source key, dateint), of each run that a dispatcher asked for and that is not finished."""
     runs = instance.get_runs(
         dg.RunsFilter(job_name=stage.job, tags={TRIGGER_TAG: Trigger.DISPATCHER}, statuses=UNFINISHED)
     )
-    return [DaySource.of(run.tags[PARTITION_TAG]) for run in runs]
+    partitions = [DaySource.of(run.tags[PARTITION_TAG]) for run in runs]
+    return [(partition.source_key, partition.dateint) for partition in partitions]
 
 
 def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:
@@ -82,7 +88,7 @@ def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.R
     )
 
 
-def _why_none(active: int, room: int) -> str:
-    if room == 0:
+def _why_none(active: int, places: int) -> str:
+    if active >= places:
         return f"no room: {active} runs are queued or going, the most that LAKERUNNER_ACTIVE_RUNS allows"
-    return f"nothing waits that no run is on its way for; runs queued or going: {active}"
+    return f"nothing waits that no run is on its way for; runs that something waits for: {active}"

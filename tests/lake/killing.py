@@ -106,8 +106,8 @@ class WatchedBus(Watched):
         self._inner.produce(messages, timeout_seconds)
         self._boundaries.passed("after messages are sent")
 
-    def consumer(self, group: str, topics: Any) -> Any:
-        return WatchedConsumer(self._inner.consumer(group, topics), self._boundaries)
+    def consumer(self, group: str, topics: Any, *, urgent: bool = True) -> Any:
+        return WatchedConsumer(self._inner.consumer(group, topics, urgent=urgent), self._boundaries)
 
 
 class WatchedConsumer(Watched):

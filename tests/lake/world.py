@@ -163,7 +163,7 @@ class World:
         """A tick of the ingest dispatcher, with room for all."""
         stage = ingest_stage(signal)
         tick = self._dispatchers.setdefault(stage.name, DispatcherTick(self.lake, stage))
-        return tick.run(set(), 100, now_ms(), soon())
+        return tick.run(set, 100, now_ms(), soon())
 
     def drain(self, signal: Signal, run_id: str = "run") -> list[Step]:
         """Ingest every partition of the signal that has open boxes, dispatched or not."""

@@ -6,6 +6,7 @@ where it waits, and what a box causes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -52,6 +53,12 @@ def plan(pending: Iterable[Pending], policy: BoxPolicy, now_ms: int) -> list[Pla
     for item in pending:
         groups.setdefault(item.group, []).append(item)
     return [box for items in groups.values() for box in _boxes(items, policy, now_ms)]
+
+
+def next_ms(left: Iterable[Pending], policy: BoxPolicy) -> int | None:
+    """When the next box is closed by its age (epoch ms) if nothing more comes; ``left`` is what is in no box yet."""
+    oldest_ms = min((item.waiting_since_ms for item in left), default=None)
+    return None if oldest_ms is None else math.ceil(oldest_ms + policy.age_seconds * 1000)
 
 
 def _boxes(items: Sequence[Pending], policy: BoxPolicy, now_ms: int) -> Iterator[PlannedBox]:

@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from lakerunner_dagster.lake.lrdb.intake import Observed
 from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.stages import Stage
 from lakerunner_dagster.lake.ticks.boxing import boxing_of
+from lakerunner_dagster.lake.ticks.closing import Closed
 from lakerunner_dagster.lake.ticks.letters import opened
 from lakerunner_dagster.lake.ticks.listening import Listener
 from lakerunner_dagster.lake.ticks.outbox import announce
@@ -49,7 +51,8 @@ class BoxerTick:
     def __init__(self, lake: Lake, stage: Stage) -> None:
         self._lake = lake
         self._boxing = boxing_of(lake, stage)
-        self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}boxer.{stage.name}", stage.input_topic)
+        group = f"{lake.settings.kafka_topic_prefix}boxer.{stage.name}"
+        self._listener = Listener(lake, group, stage.input_topic, urgent=stage.urgent)
 
     def run(self, now_ms: int, deadline: float, listen_seconds: float = 0.0) -> BoxerReport:
         """One tick: all that Kafka has, until ``deadline`` (of ``time.monotonic()``), made durable and planned.
@@ -60,18 +63,29 @@ class BoxerTick:
         began_ms = now_ms - int(time.monotonic() * 1000)
         counts: Counter[str] = Counter()
         observed: dict[tuple[Source, int], Observed] = {}
-        for received in self._listener.batches(deadline, listen_seconds):
+        closed = Closed(0)
+
+        def until_due() -> float:
+            """Seconds until a box comes of age."""
+            due_ms = closed.next_ms
+            return inf if due_ms is None else (due_ms - began_ms) / 1000 - time.monotonic()
+
+        for received in self._listener.batches(deadline, listen_seconds, until_due):
             now_ms = began_ms + int(time.monotonic() * 1000)
             with self._lake.lrdb.transaction() as conn:
                 letters, unreadable = opened(conn, received, now_ms)
                 taken = self._boxing.take_in(conn, letters, now_ms)
                 self._listener.record(conn)
-                boxes = self._boxing.close_boxes(conn, now_ms)
+                closed = self._boxing.close_boxes(conn, now_ms)
             self._listener.commit()
             if not self._listener.trouble:
                 counts.update(sent=announce(self._lake.lrdb, self._lake.bus))
             counts.update(
-                received=len(received), new=taken.new, known=taken.known, dead=unreadable + taken.dead, boxes=boxes
+                received=len(received),
+                new=taken.new,
+                known=taken.known,
+                dead=unreadable + taken.dead,
+                boxes=closed.boxes,
             )
             for place, more in taken.observed.items():
                 seen = observed.get(place, Observed(0, 0))

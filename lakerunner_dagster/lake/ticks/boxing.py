@@ -14,6 +14,7 @@ from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import Operation, Stage
+from lakerunner_dagster.lake.ticks.closing import Closed
 from lakerunner_dagster.lake.ticks.compacting import CompactionBoxing
 from lakerunner_dagster.lake.ticks.ingesting import IngestBoxing
 from lakerunner_dagster.lake.ticks.letters import Letter, TakenIn
@@ -26,8 +27,8 @@ class Boxing(Protocol):
     def take_in(self, conn: Conn, letters: Iterable[Letter], now_ms: int) -> TakenIn:
         """Whatever the letters say is known to lrdb afterwards, or kept as dead."""
 
-    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> int:
-        """Close the boxes that are due, or all that there may be ``at_once``; how many."""
+    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> Closed:
+        """Close the boxes that are due, or all that there may be ``at_once``."""
 
 
 _BOXINGS: Mapping[Operation, Callable[[Lake, Signal], Boxing]] = MappingProxyType(

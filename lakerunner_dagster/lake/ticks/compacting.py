@@ -22,6 +22,7 @@ from lakerunner_dagster.lake.planning.compaction import SegmentGroup, plan, sett
 from lakerunner_dagster.lake.runs.announce import compaction_box
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.ticks.closing import Closed
 from lakerunner_dagster.lake.ticks.letters import Letter, TakenIn
 from lakerunner_dagster.lake.ticks.waking import woken
 
@@ -47,8 +48,8 @@ class CompactionBoxing:
 
         return woken(conn, letters, now_ms, wake)
 
-    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> int:
-        """Look at the hours that are due (all, ``at_once``): box those with something to merge; how many."""
+    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> Closed:
+        """Look at the hours that are due (all, ``at_once``): box those with something to merge."""
         groups = unsettled.due(conn, self._signal, HOURS, at_once=at_once)
         published = unsettled.published(conn, groups)
         merges = _by_group(plan([one.candidate for one in published if not one.aside], self._policy, now_ms))
@@ -62,7 +63,7 @@ class CompactionBoxing:
         done = {group for group in rest - kept if settled(standing.get(group, []), self._policy, now_ms)}
         unsettled.settle(conn, sorted(done))
         unsettled.postpone(conn, sorted(rest - done), self._policy.gather_seconds)
-        return len(merges)
+        return Closed(len(merges))
 
 
 def _open_box(conn: Conn, group: SegmentGroup, members: Sequence[PublishedSegment], reason: str, now_ms: int) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import xxhash
 
@@ -26,6 +26,9 @@ from lakerunner_dagster.lake.ticks.boxing import boxing_of
 from lakerunner_dagster.lake.ticks.letters import opened
 from lakerunner_dagster.lake.ticks.listening import Listener
 from lakerunner_dagster.lake.ticks.outbox import announce
+
+BLOCKED_SECONDS = 1.0
+"""How soon a tick that listens looks again where something waits for a run to end, of which Kafka does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +56,58 @@ class DispatcherTick:
         self._lake = lake
         self._stage = stage
         self._boxing = boxing_of(lake, stage)
-        self._listener = Listener(lake, f"{lake.settings.kafka_topic_prefix}dispatcher.{stage.name}", stage.box_topic)
+        group = f"{lake.settings.kafka_topic_prefix}dispatcher.{stage.name}"
+        self._listener = Listener(lake, group, stage.box_topic, urgent=stage.urgent)
 
     def run(
         self,
-        active: AbstractSet[tuple[str, int]],
-        room: int,
+        active: Callable[[], Collection[tuple[str, int]]],
+        places: int,
         now_ms: int,
         deadline: float,
         listen_seconds: float = 0.0,
     ) -> list[Dispatch]:
         """One tick: the partitions to start a run for, longest wait first, places shared among organizations.
 
-        ``active`` are the (source key, dateint) that have a run queued or going, ``room`` is how many more may start.
-        ``deadline`` is of ``time.monotonic()``: Kafka is polled no longer. For ``listen_seconds`` the tick waits for a
-        partition, so that a box need not wait for the next tick.
+        ``active`` tells the (source key, dateint) of each run that is queued or going, and is asked only where
+        something waits; ``places`` is how many there may be. ``deadline`` is of ``time.monotonic()``: Kafka is polled
+        no longer. For ``listen_seconds`` the tick waits for a partition, so that a box need not wait for the next tick.
         """
-        for received in self._listener.batches(deadline, listen_seconds if room > 0 else 0.0):
+        blocked = False
+
+        def until_due() -> float:
+            """Seconds after which a run may have ended that something waits for."""
+            return BLOCKED_SECONDS if blocked else inf
+
+        for received in self._listener.batches(deadline, listen_seconds, until_due):
             with self._lake.lrdb.transaction() as conn:
                 self._take_up(conn, received, now_ms)
                 self._listener.record(conn)
             self._listener.commit()
             if not self._listener.trouble:
                 announce(self._lake.lrdb, self._lake.bus)
-            if not received and (chosen := self._chosen(active, room)):
-                return chosen
-        return self._chosen(active, room)
+            if not received:
+                chosen, blocked = self._chosen(active, places)
+                if chosen:
+                    return chosen
+        return self._chosen(active, places)[0]
 
-    def _chosen(self, active: AbstractSet[tuple[str, int]], room: int) -> list[Dispatch]:
-        """The partitions to start a run for, noted as dispatched."""
+    def _chosen(self, going: Callable[[], Collection[tuple[str, int]]], places: int) -> tuple[list[Dispatch], bool]:
+        """The partitions to start a run for, noted as dispatched; and whether others wait for a run to end."""
+        with self._lake.lrdb.connection() as conn:
+            if not boxes.waiting_partitions(conn, self._stage.name):
+                return [], False
+        active = going()  # before we look at what waits: a run that ends meanwhile has its boxes done
         with self._lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, self._stage.name)
             free = [partition for partition in waiting if (partition.source.key, partition.dateint) not in active]
+            room = max(places - len(active), 0)
             shared = fair_share(
                 free, lambda partition: partition.source.organization_name, _organizations(active), room
             )
             chosen = [self._dispatch(partition) for partition in shared]
             boxes.mark_dispatched(conn, [box_id for dispatch in chosen for box_id in dispatch.box_ids])
-        return chosen
+        return chosen, len(chosen) < len(waiting)
 
     def _take_up(self, conn: Conn, received: Sequence[Received], now_ms: int) -> None:
         """Give rows and boxes of ours to what comes in boxes that lrdb does not know: another boxer's, or lost ones."""
@@ -115,6 +132,6 @@ class DispatcherTick:
         )
 
 
-def _organizations(active: AbstractSet[tuple[str, int]]) -> Counter[str]:
+def _organizations(active: Collection[tuple[str, int]]) -> Counter[str]:
     """How many runs each organization (by name) has; a source's key begins with it."""
     return Counter(source_key.partition("/")[0] for source_key, _ in active)

@@ -16,10 +16,11 @@ from lakerunner_dagster.lake.lrdb.connection import Conn, storable
 from lakerunner_dagster.lake.lrdb.intake import Notification
 from lakerunner_dagster.lake.model import Message, Source, day_start_ms
 from lakerunner_dagster.lake.notifications.routing import ORGANIZATION
-from lakerunner_dagster.lake.planning.boxer import Pending, plan
+from lakerunner_dagster.lake.planning.boxer import Pending, next_ms, plan
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import BoxPolicy, Limits
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.ticks.closing import Closed
 from lakerunner_dagster.lake.ticks.letters import Illegible, Letter, TakenIn, keep_dead
 
 PENDING = 20_000
@@ -37,8 +38,8 @@ class IngestBoxing:
         """Every notification among the letters has a row afterwards; every other letter is a dead one."""
         return take_in(conn, self._signal, letters, self._lake.limits, now_ms)
 
-    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> int:
-        """Close the boxes that are full or old enough, or all of them ``at_once``; how many."""
+    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> Closed:
+        """Close the boxes that are full or old enough, or all of them ``at_once``."""
         policy = without_age(self._lake.policy) if at_once else self._lake.policy
         waiting = intake.pending(conn, self._signal, PENDING, policy.window_seconds)
         return _close(conn, self._signal, waiting, policy, now_ms)
@@ -81,7 +82,8 @@ def close_partition(conn: Conn, signal: Signal, source: Source, dateint: int, *,
     """Close boxes of all that waits for a source and day, however young it is; how many."""
     partition = (source.organization_id, source.instance_num, dateint)
     waiting = intake.pending(conn, signal, PENDING, policy.window_seconds)
-    return _close(conn, signal, [item for item in waiting if item.group[:3] == partition], without_age(policy), now_ms)
+    of_it = [item for item in waiting if item.group[:3] == partition]
+    return _close(conn, signal, of_it, without_age(policy), now_ms).boxes
 
 
 def without_age(policy: BoxPolicy) -> BoxPolicy:
@@ -89,10 +91,14 @@ def without_age(policy: BoxPolicy) -> BoxPolicy:
     return policy.model_copy(update={"age_seconds": 0.0})
 
 
-def _close(conn: Conn, signal: Signal, waiting: Sequence[Pending], policy: BoxPolicy, now_ms: int) -> int:
+def _close(conn: Conn, signal: Signal, waiting: Sequence[Pending], policy: BoxPolicy, now_ms: int) -> Closed:
     # Since when an item waits is by lrdb's clock, which may be ahead of ours.
     present_ms = max([now_ms, *(item.waiting_since_ms for item in waiting)])
-    return sum(len(boxes.open_boxes(conn, signal, planned, now_ms)) for planned in plan(waiting, policy, present_ms))
+    planned = plan(waiting, policy, present_ms)
+    opened = sum(len(boxes.open_boxes(conn, signal, box, now_ms)) for box in planned)
+    boxed = {item_id for box in planned for item_id in box.item_ids}
+    rest = [item for item in waiting if item.item_id not in boxed]
+    return Closed(opened, now_ms if len(waiting) == PENDING else next_ms(rest, policy))
 
 
 def _fault(notification: Notification, buckets: Collection[str]) -> InputError | None:

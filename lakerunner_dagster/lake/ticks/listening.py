@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import inf
 
 from lakerunner_dagster.lake.bus import BusConsumer, Received
 from lakerunner_dagster.lake.errors import BusUnavailable
@@ -29,6 +30,9 @@ FIRST_SECONDS = 0.25
 NEXT_SECONDS = 0.1
 """How long it waits for another, which the client will have fetched already."""
 
+LOOK_SECONDS = 5.0
+"""How long it listens before it looks again at what else there is to do: what Kafka does not tell of waits so long."""
+
 Positions = dict[tuple[str, int], int]
 """The next offset to read of each (topic, partition)."""
 
@@ -39,27 +43,32 @@ class Listener:
     Kafka's absence is no error here, for lrdb knows what there is to do; ``trouble`` then says why nothing was heard.
     """
 
-    def __init__(self, lake: Lake, group: str, topic: str) -> None:
+    def __init__(self, lake: Lake, group: str, topic: str, *, urgent: bool = True) -> None:
         self._lake = lake
         self._group = group
         self._topic = topic
+        self._urgent = urgent
         self._consumer: BusConsumer | None = None
         self._cluster = ""
         self._recorded: Positions | None = None
         self._reached: Positions = {}
         self.trouble: str | None = None
 
-    def batches(self, deadline: float, listen_seconds: float = 0.0) -> Iterator[list[Received]]:
+    def batches(
+        self, deadline: float, listen_seconds: float = 0.0, until_due: Callable[[], float] = lambda: inf
+    ) -> Iterator[list[Received]]:
         """What has come since the last recorded message, until ``deadline`` (of ``time.monotonic()``).
 
         Each batch is to be recorded before the next is asked for. For ``listen_seconds`` an empty batch is followed by
-        others, so that the reader can do what time brings; after that, or when Kafka cannot be reached, it is the last.
+        others, so that the reader can do what time brings: within LOOK_SECONDS, or when it is ``until_due`` (seconds
+        from now). After that, or when Kafka cannot be reached, an empty batch is the last.
         """
-        quiet_until = time.monotonic() + listen_seconds
+        quiet_until = min(time.monotonic() + listen_seconds, deadline)
         received = self._receive(FIRST_SECONDS)
         yield received
         while time.monotonic() < deadline and (received or self._goes_on(quiet_until)):
-            received = self._receive(NEXT_SECONDS if received else FIRST_SECONDS)
+            rest = max(min(LOOK_SECONDS, until_due(), quiet_until - time.monotonic()), 0.0)
+            received = self._receive(NEXT_SECONDS if received else rest)
             yield received
 
     def _goes_on(self, quiet_until: float) -> bool:
@@ -105,7 +114,7 @@ class Listener:
         cluster = self._lake.bus.cluster_id()
         if self._consumer is None or cluster != self._cluster:
             self.close()
-            self._consumer = self._lake.bus.consumer(self._group, [self._topic])
+            self._consumer = self._lake.bus.consumer(self._group, [self._topic], urgent=self._urgent)
         with self._lake.lrdb.connection() as conn:
             positions = offsets.load(conn, self._group, cluster)
         if self._recorded is None or positions != self._recorded or self._reached != self._recorded:

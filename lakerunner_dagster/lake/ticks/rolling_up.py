@@ -19,6 +19,7 @@ from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.runs.announce import rollup_box
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.ticks.closing import Closed
 from lakerunner_dagster.lake.ticks.letters import Letter, TakenIn
 from lakerunner_dagster.lake.ticks.waking import woken
 from lakerunner_dagster.lake.tiers import TIERS, Tier
@@ -44,9 +45,9 @@ class RollupBoxing:
 
         return woken(conn, letters, now_ms, wake)
 
-    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> int:
-        """Box the slots that have gathered long enough (all, ``at_once``), a box for each hour of a tier; how many."""
-        return sum(self._close(conn, tier, now_ms, at_once=at_once) for tier in TIERS.values())
+    def close_boxes(self, conn: Conn, now_ms: int, *, at_once: bool = False) -> Closed:
+        """Box the slots that have gathered long enough (all, ``at_once``), a box for each hour of a tier."""
+        return Closed(sum(self._close(conn, tier, now_ms, at_once=at_once) for tier in TIERS.values()))
 
     def _close(self, conn: Conn, tier: Tier, now_ms: int, *, at_once: bool) -> int:
         wait = 0.0 if at_once else self._policy.gather_seconds(tier.label)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lakerunner_dagster.lake.planning.boxer import Pending, PlannedBox, plan
+from lakerunner_dagster.lake.planning.boxer import Pending, PlannedBox, next_ms, plan
 from lakerunner_dagster.lake.settings import BoxPolicy
 
 NOW = 1_750_000_000_000
@@ -190,3 +190,23 @@ def test_what_waits_on_is_boxed_once_in_later_ticks(pending: list[Pending], poli
         waiting_now = [item for item in waiting_now if item.item_id not in set(closed)]
     assert not waiting_now
     assert sorted(boxed_ids) == [item.item_id for item in pending]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 120), st.integers(0, 30_000)), max_size=12),
+)
+def test_nothing_is_due_before_the_time_that_is_told_and_something_is_then(
+    items: list[tuple[str, int, int]],
+) -> None:
+    pending = [
+        Pending(number, (group,), size, NOW - waited) for number, (group, size, waited) in enumerate(items, start=1)
+    ]
+    boxed_now = {item_id for box in plan(pending, POLICY, NOW) for item_id in box.item_ids}
+    left = [item for item in pending if item.item_id not in boxed_now]
+    due_ms = next_ms(left, POLICY)
+    if due_ms is None:
+        assert left == []
+    else:
+        assert due_ms > NOW
+        assert plan(left, POLICY, due_ms - 1) == []
+        assert {box.reason for box in plan(left, POLICY, due_ms)} == {"age"}

@@ -118,7 +118,7 @@ def test_a_box_of_another_boxer_is_taken_up(world: World) -> None:
     world.query("DELETE FROM unsettled_hours RETURNING hour")
     members = [told(segment_id) for _, segment_id, _ in world.published(Signal.LOGS)]
     world.lake.bus.produce([Message(LOGS.box_topic, "key", {"v": 1, "m": members, "q": "2026-02-03T12:00:01Z"})], 10)
-    (dispatch,) = DispatcherTick(world.lake, LOGS).run(set(), 10, now_ms(), soon())
+    (dispatch,) = DispatcherTick(world.lake, LOGS).run(set, 10, now_ms(), soon())
     assert dispatch.dateint == DAY
     assert dispatch.run_key.startswith("logs.compact/acme/edge/2026-02-03/")
     world.drain_stage(LOGS)

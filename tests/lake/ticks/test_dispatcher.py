@@ -32,7 +32,9 @@ def box_days(world: World, days: int) -> None:
 
 
 def dispatched(world: World, active: set[tuple[str, int]] | None = None, room: int = 100) -> list[Dispatch]:
-    return DispatcherTick(world.lake, ingest_stage(Signal.LOGS)).run(active or set(), room, now_ms(), soon())
+    going = active or set()
+    tick = DispatcherTick(world.lake, ingest_stage(Signal.LOGS))
+    return tick.run(lambda: going, len(going) + room, now_ms(), soon())
 
 
 def test_every_waiting_partition_gets_one_run_for_all_its_boxes(world: World) -> None:
@@ -151,4 +153,4 @@ def test_while_kafka_is_away_runs_are_asked_for_all_the_same(world: World, monke
     monkeypatch.setattr(kafka, "REQUEST_SECONDS", 0.5)
     box_days(world, 1)
     away = replace(world.lake, bus=Bus("127.0.0.1:1", prefix=world.place.prefix))
-    assert len(DispatcherTick(away, ingest_stage(Signal.LOGS)).run(set(), 1, now_ms(), soon())) == 1
+    assert len(DispatcherTick(away, ingest_stage(Signal.LOGS)).run(set, 1, now_ms(), soon())) == 1

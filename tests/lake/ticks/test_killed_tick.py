@@ -27,7 +27,7 @@ def boxer_tick(lake: Lake, _number: int) -> None:
 
 
 def dispatcher_tick(lake: Lake, _number: int) -> None:
-    DispatcherTick(lake, ingest_stage(Signal.LOGS)).run(set(), 100, now_ms(), soon())
+    DispatcherTick(lake, ingest_stage(Signal.LOGS)).run(set, 100, now_ms(), soon())
 
 
 def test_a_boxer_killed_at_each_boundary_makes_one_row_of_each_object(world: World) -> None:

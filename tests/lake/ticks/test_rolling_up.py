@@ -92,7 +92,7 @@ def test_a_box_of_another_boxer_is_taken_up(world: World) -> None:
     forget(world)
     members = [told(segment_id) for _, segment_id, _ in world.published(Signal.METRICS)]
     world.lake.bus.produce([Message(STAGE.box_topic, "key", {"v": 1, "m": members, "q": "2026-02-03T12:00:01Z"})], 10)
-    (dispatch,) = DispatcherTick(world.lake, STAGE).run(set(), 10, now_ms(), soon())
+    (dispatch,) = DispatcherTick(world.lake, STAGE).run(set, 10, now_ms(), soon())
     assert (dispatch.dateint, dispatch.frequencies_ms) == (DAY, (60_000,))
     assert dispatch.run_key.startswith("metrics.rollup/acme/edge/2026-02-03/")
 
