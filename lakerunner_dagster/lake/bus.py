@@ -144,6 +144,13 @@ class Bus:
         elif missing:
             self._create(missing)
 
+    def connect(self) -> None:
+        """Let the producer connect while its user does something else; returns at once, and asks nothing of Kafka.
+
+        What is given to an idempotent producer before a broker has told it who it is waits for half a second.
+        """
+        self._client()
+
     def produce(self, messages: Sequence[Message], timeout_seconds: float) -> None:
         """Send messages; return when every replica in sync has every one of them.
 

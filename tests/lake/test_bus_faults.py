@@ -218,3 +218,10 @@ def test_each_start_of_the_embedded_cluster_is_a_cluster_of_its_own(
         bus.close()
         server.stop()
     assert len(ids) == 3
+
+
+def test_connecting_waits_for_nobody_and_producing_says_that_nobody_is_there() -> None:
+    away = Bus("127.0.0.1:1", replication=1)
+    away.connect()
+    with pytest.raises(BusUnavailable):
+        away.produce([Message("topic", "key", {})], 0.2)

@@ -80,6 +80,7 @@ def work_off(
     frequency_ms: int | None = None,
 ) -> DrainReport:
     """As ``drain``, with what was not done in the report alone."""
+    lake.bus.connect()  # what the first box has to announce shall not wait for it
     steps: list[Step] = []
     failures: list[Failure] = []
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import (
     BusUnavailable,
     LakeError,
@@ -350,6 +351,9 @@ def test_a_run_is_done_though_kafka_is_away_and_its_messages_wait(world: World) 
     world.box(Signal.LOGS)
 
     class Away:
+        def connect(self) -> None:
+            """Nobody answers, and nobody is asked."""
+
         def produce(self, *_: Any) -> None:
             raise BusUnavailable("no broker answers")
 
@@ -358,3 +362,24 @@ def test_a_run_is_done_though_kafka_is_away_and_its_messages_wait(world: World) 
     assert world.query("SELECT topic FROM outbox") == [("boxer.logs.compact",)]
     world.box(Signal.LOGS)
     assert world.query("SELECT topic FROM outbox") == []
+
+
+def test_a_run_connects_to_kafka_before_it_works_so_that_what_it_announces_need_not_wait(world: World) -> None:
+    world.send(Signal.LOGS, "a", logs("a", [TEN]))
+    world.box(Signal.LOGS)
+    happened: list[str] = []
+
+    class Told:
+        """The bus, telling when it is used."""
+
+        def connect(self) -> None:
+            happened.append("connect")
+            world.lake.bus.connect()
+
+        def produce(self, *arguments: Any) -> None:
+            happened.append("produce")
+            world.lake.bus.produce(*arguments)
+
+    lake = disturbed(world, lambda what, _key: happened.append(what))
+    assert drained(world, replace(lake, bus=cast("Bus", Told())))
+    assert happened == ["connect", "read", "create", "produce"]
