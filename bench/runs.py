@@ -28,6 +28,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from rich.console import Console
 from rich.table import Table
 
+from lakerunner_dagster.checks import conservation
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG, Trigger
 from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.lake.signals import Signal
@@ -139,7 +140,8 @@ def _ingest(services: _Services, launcher: str, runs: int) -> Cost:
             running.instance.add_dynamic_partitions(SOURCES_NAME, [days[0].source_key])
             tags = [{TRIGGER_TAG: str(Trigger.DISPATCHER), PARTITION_TAG: str(day.key)} for day in days]
             name, job = stage.assets[0].name, str(stage.job)
-            cost = _measured(running, [partial(running.create, name, job, of) for of in tags])
+            checks = frozenset({dg.AssetCheckKey(dg.AssetKey(name), conservation.NAME)})  # as the dispatcher asks
+            cost = _measured(running, [partial(running.create, name, job, of, checks) for of in tags])
         assert world.records(Signal.LOGS) == RECORDS * (runs + 1)
         return cost
 

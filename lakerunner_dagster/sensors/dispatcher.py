@@ -13,6 +13,7 @@ import time
 
 import dagster as dg
 
+from lakerunner_dagster.checks import conservation
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG, UNFINISHED, Trigger, lane_tags
 from lakerunner_dagster.lake.stages import Stage
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch
@@ -84,6 +85,8 @@ def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.R
         run_key=dispatch.run_key,
         partition_key=partition.key,
         asset_selection=[dg.AssetKey(name) for name in names],
+        # Named, or Dagster adds every check of these assets, those that look at all of the lake too.
+        asset_check_keys=[dg.AssetCheckKey(dg.AssetKey(name), conservation.NAME) for name in names],
         tags=lane_tags(names, tags) | {"dagster/priority": str(stage.priority)},  # a person's run has 0
     )
 

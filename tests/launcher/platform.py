@@ -67,8 +67,14 @@ class Launching:
     def launcher(self) -> ForkRunLauncher:
         return cast("ForkRunLauncher", self.instance.run_launcher)
 
-    def create(self, asset: str, job_name: str = JOB, tags: Mapping[str, str] = MappingProxyType({})) -> str:
-        """A run of an asset, not launched yet; its id."""
+    def create(
+        self,
+        asset: str,
+        job_name: str = JOB,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        checks: frozenset[dg.AssetCheckKey] | None = None,
+    ) -> str:
+        """A run of an asset and these checks (None: all that it has), not launched yet; its id."""
         context = self.workspace.create_request_context()
         location = context.get_code_location(NAME)
         (repository,) = location.get_repositories().values()
@@ -80,7 +86,7 @@ class Launching:
                 job_name=job_name,
                 op_selection=None,
                 asset_selection=[key],
-                asset_check_selection=None,
+                asset_check_selection=checks,
             )
         )
         plan = location.get_execution_plan(job, {}, step_keys_to_execute=None, known_state=None)
@@ -97,7 +103,7 @@ class Launching:
             job_snapshot=job.job_snapshot,
             parent_job_snapshot=job.parent_job_snapshot,
             asset_selection={key},
-            asset_check_selection=None,
+            asset_check_selection=checks,
             resolved_op_selection=None,
             op_selection=None,
             remote_job_origin=job.get_remote_origin(),

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
+from lakerunner_dagster.definitions import defs
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG
 from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.signals import Signal
@@ -56,6 +57,18 @@ def test_each_waiting_partition_gets_one_run_however_many_boxes_wait(
     assert int(tags["dagster/priority"]) > 0
     (addition,) = result.dynamic_partitions_requests or []
     assert addition.partition_keys == [SOURCE_KEY]
+
+
+def test_a_run_does_not_look_at_all_of_the_lake(world: World, instance: dg.DagsterInstance) -> None:
+    _box(world, "a.binpb.gz")
+    (request,) = _tick(instance).run_requests or []
+    assert request.asset_selection is not None
+    assert request.asset_check_keys is not None
+    run = defs.resolve_job_def(LOGS.job).get_subset(
+        asset_selection=set(request.asset_selection), asset_check_selection=set(request.asset_check_keys)
+    )
+    assert [node.name for node in run.nodes] == ["log_segments"]
+    assert {check.name for check in run.asset_layer.asset_graph.asset_check_keys} == {"conservation"}
 
 
 def test_two_ticks_never_ask_for_one_partition_under_two_keys(world: World, instance: dg.DagsterInstance) -> None:
