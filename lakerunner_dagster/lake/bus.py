@@ -149,7 +149,7 @@ class Bus:
 
         What is given to an idempotent producer before a broker has told it who it is waits for half a second.
         """
-        self._client()
+        self._producer.client()
 
     def produce(self, messages: Sequence[Message], timeout_seconds: float) -> None:
         """Send messages; return when every replica in sync has every one of them.

@@ -61,7 +61,7 @@ class SharedProducer:
         self._lock = threading.Lock()
 
     def client(self) -> Producer:
-        """The client that new calls get, for requests about metadata. ConfigurationError where it refuses a setting."""
+        """The client that new calls get, connecting if it is new. ConfigurationError where it refuses a setting."""
         with self._lock:
             return self._current().producer
 
