@@ -14,6 +14,7 @@ from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
 from tests.lake.requests import gauges
 from tests.lake.ticks.test_compacting import heard
 from tests.lake.world import DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
+from tests.waiting import eventually
 
 TEN = NOON_MS - 2 * HOUR_MS
 SLOT = 600_000
@@ -83,6 +84,8 @@ def test_a_message_of_another_system_wakes_the_slots_that_it_names(world: World)
     forget(world)
     ids = [segment_id for _, segment_id, _ in world.published(Signal.METRICS)]
     world.lake.bus.produce([Message(ROLLUP_TOPIC, "key", told(segment_id)) for segment_id in ids], 10)
+    # Of what nobody waits for a consumer hears half a second later.
+    eventually(lambda: world.box_stage(STAGE).received > 0, "the boxer hears of the segments")
     world.box_stage(STAGE)
     assert world.query("SELECT slot_ms, box_id > 0 FROM dirty_slots WHERE frequency_ms = 60000") == [(TEN + SLOT, True)]
 
