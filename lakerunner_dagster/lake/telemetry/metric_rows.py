@@ -34,7 +34,7 @@ from lakerunner_dagster.lake.segments.radix import stable_order
 from lakerunner_dagster.lake.segments.shared import fields, is_shared, spread
 from lakerunner_dagster.lake.segments.stretches import stretch_starts
 from lakerunner_dagster.lake.telemetry.exact_sums import exact_sums
-from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, merged_runs, quantiles, taken
+from lakerunner_dagster.lake.telemetry.sketch import QUANTILES, Floats, Ints, Sketches, merged_runs, quantiles, taken
 from lakerunner_dagster.lake.telemetry.sketch_column import SketchColumn
 
 if TYPE_CHECKING:
@@ -284,10 +284,10 @@ def _merged(table: pa.Table, sketches: SketchColumn, groups: _Groups) -> tuple[p
     latest = is_latest(table)[winners]
     counted = latest & holds(table.column("chq_metric_type"), HISTOGRAM)[winners]
 
-    merged_codes, sketches = _merged_sketches(sketches, several, winners, latest)
     codes = sketches.codes[heads]
-    codes[places] = merged_codes
-    sketches = SketchColumn(codes, sketches.pool, sketches.blobs)
+    codes[places[latest]] = sketches.codes[winners[latest]]
+    added = _added_sketches(sketches, several, latest)
+    sketches = SketchColumn(codes, sketches.pool, sketches.blobs).replaced(places[~latest], added)
 
     columns: dict[str, pa.Array] = {"chq_sketch": sketches.array()}
     for name, values in _merged_numbers(numbers, several, winners, latest, counted).items():
@@ -354,17 +354,12 @@ def _merged_numbers(
     }
 
 
-def _merged_sketches(
-    sketches: SketchColumn, groups: _Groups, winners: Ints, latest: Bools
-) -> tuple[Ints, SketchColumn]:
-    """The number of each group's sketch, in the column that has the merged ones too."""
-    codes = sketches.codes[winners]
+def _added_sketches(sketches: SketchColumn, groups: _Groups, latest: Bools) -> Sketches:
+    """What was counted in each group but the ``latest`` ones."""
     held = groups.values(sketches.codes)
     if latest.any():
         held = held[np.repeat(~latest, groups.lengths())]
-    added = merged_runs(sketches.pool, held, groups.lengths()[~latest])
-    column, codes[~latest] = sketches.added(added)
-    return codes, column
+    return merged_runs(sketches.pool, held, groups.lengths()[~latest])
 
 
 def _least(texts: pa.Array, heads: npt.NDArray[np.int32], places: Ints, groups: _Groups) -> pa.Array:

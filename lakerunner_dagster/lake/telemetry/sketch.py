@@ -192,6 +192,8 @@ def bounds_of(slots: Ints) -> tuple[Floats, Floats]:
 
 def taken(sketches: Sketches, rows: Ints) -> Sketches:
     """The sketches at ``rows``, in that order; a row may come more than once."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return sketches.slice(int(rows[0]), int(rows[-1]) + 1)
     lengths = np.diff(sketches.offsets)[rows]
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     bins = np.arange(offsets[-1]) + np.repeat(sketches.offsets[rows] - offsets[:-1], lengths)

@@ -37,6 +37,15 @@ class SketchColumn:
         blobs = array.dictionary.take(pa.array(np.flatnonzero(used)))
         return cls((np.cumsum(used) - 1)[indices], decoded(blobs), blobs)
 
+    def replaced(self, rows: Ints, sketches: Sketches) -> SketchColumn:
+        """With these sketches in place of those of some rows, which ascend."""
+        if len(rows) == len(self.codes):
+            return SketchColumn(np.arange(len(rows)), sketches, encoded(sketches))
+        column, numbers = self.added(sketches)
+        codes = self.codes.copy()
+        codes[rows] = numbers
+        return SketchColumn(codes, column.pool, column.blobs)
+
     def added(self, sketches: Sketches) -> tuple[SketchColumn, Ints]:
         """With more sketches in the pool, and the numbers that these have there."""
         column = SketchColumn(

@@ -56,6 +56,19 @@ def test_the_bytes_are_those_of_the_plain_encoder_and_its_decoder_reads_them(
         assert plain.decode(blob) == sketch
 
 
+@pytest.mark.parametrize("greatest", [1023, 1024, MOST])
+def test_many_sketches_at_once_have_the_bytes_of_each_alone(greatest: int) -> None:
+    """So many that counts are looked up where they are small."""
+    rng = np.random.default_rng(1)
+    values = np.round(rng.lognormal(1, 3, (400, 8)) * rng.choice([-1.0, 0.0, 1.0, 1.0, 1.0], (400, 8)), 2)
+    counts = rng.integers(1, 40, values.shape)
+    counts[-1, -1] = greatest
+    columns = [list(zip(*column, strict=True)) for column in zip(values.tolist(), counts.tolist(), strict=True)]
+    blobs = encoded(sketches_of(columns))
+    assert blobs.to_pylist() == [encoded(sketches_of([column]))[0].as_py() for column in columns]
+    assert lists(decoded(blobs)) == lists(sketches_of(columns))
+
+
 @pytest.mark.parametrize(
     ("values", "body"),
     [
@@ -109,6 +122,12 @@ def test_random_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
     with suppress(InputError):
         sketches = decoded(pa.array([MAPPING + body], pa.binary()))
         assert lists(decoded(encoded(sketches))) == lists(sketches)
+
+
+def test_a_store_without_a_bin_holds_nothing() -> None:
+    good = encoded(of_values([1.0, 2.0]))[0].as_py()
+    blobs = [MAPPING + bytes.fromhex("0500"), good, MAPPING + bytes.fromhex("07000500")]
+    assert lists(decoded(pa.array(blobs, pa.binary()))) == lists(of_values([], [1.0, 2.0], []))
 
 
 def test_a_slice_of_encodings_is_read_as_what_it_shows() -> None:
