@@ -33,11 +33,23 @@ def exact_sums(high: Floats, low: Floats, starts: Ints) -> tuple[Floats, Floats]
     unknown = np.logical_or.reduceat(np.isnan(high), starts)
     high, low = np.nan_to_num(high, nan=0.0), np.nan_to_num(low, nan=0.0)
     sums, rests = _paired(high, low, lengths)
-    for group in np.flatnonzero(~unknown & ~_fits_pairs(high, low, starts, lengths)):
+    fits = _all_fit_pairs(high, low, lengths) or _fits_pairs(high, low, starts, lengths)
+    for group in np.flatnonzero(~(unknown | fits)):
         rows = slice(starts[group], starts[group] + lengths[group])
         sums[group], rests[group] = _by_fractions(high[rows], low[rows])
     sums[unknown] = rests[unknown] = np.nan
     return sums, rests
+
+
+def _all_fit_pairs(high: Floats, low: Floats, lengths: Ints) -> bool:
+    """Whether all terms are so near to one another that it is so of any group of them: cheaper to see than of each."""
+    terms = np.abs(np.concatenate((high, low)))
+    terms = terms[terms > 0]
+    if not len(terms):
+        return True
+    top = np.frexp(terms.max())[1] + np.frexp(float(lengths.max()))[1]
+    bottom = np.frexp(terms.min())[1] - _MANTISSA_BITS
+    return bool(top - bottom <= _PAIR_BITS and top <= _GREATEST_EXPONENT)
 
 
 def _fits_pairs(high: Floats, low: Floats, starts: Ints, lengths: Ints) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

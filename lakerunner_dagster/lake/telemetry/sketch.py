@@ -223,6 +223,19 @@ def quantiles(sketches: Sketches, fractions: Sequence[float] = QUANTILES) -> Tab
     return answers
 
 
+def listed(sizes: Ints, slots: Ints, counts: Ints) -> Sketches:
+    """Sketches that have so many of these bins each, one after another. As :func:`collected`, and faster where the bins
+    of each ascend already.
+    """
+    offsets = np.concatenate(([0], np.cumsum(sizes)))
+    ascends = np.ones(len(slots) + 1, np.bool_)
+    ascends[1:-1] = slots[1:] > slots[:-1]
+    ascends[offsets] = True
+    if ascends.all() and (counts > 0).all():
+        return Sketches(offsets, slots, np.minimum(counts, MOST))
+    return collected(np.repeat(np.arange(len(sizes)), sizes), slots, counts, len(sizes))
+
+
 def collected(owners: Ints, slots: Ints, counts: Ints, sketches: int) -> Sketches:
     """Sketches from bins (sketch, slot, count) in any order, where several may be the same bin of the same sketch."""
     if (counts <= 0).any():
@@ -240,10 +253,10 @@ def _added_up(owners: Ints, slots: Ints, counts: Ints, sketches: int) -> tuple[I
     lowest = int(slots.min())
     width = int(slots.max()) - lowest + 1
     if sketches * width <= min(_MOST_CELLS, _CELLS_PER_BIN * len(slots)):
-        cells = np.bincount(owners * width + (slots - lowest), counts)
-        filled = np.flatnonzero(cells > 0)
-        owners = filled // width
-        return owners, filled - owners * width + lowest, _saturated(cells[filled])
+        cells = np.bincount(owners * width + (slots - lowest), counts, sketches * width)
+        filled = cells > 0
+        owners = np.repeat(np.arange(sketches), np.count_nonzero(filled.reshape(sketches, width), axis=1))
+        return owners, np.flatnonzero(filled) - owners * width + lowest, _saturated(cells[filled])
     keys = owners * _SPAN + slots
     order = np.argsort(keys, kind="stable")  # which is fast where owners ascend
     starts = np.flatnonzero(np.diff(keys[order], prepend=np.iinfo(np.int64).min))

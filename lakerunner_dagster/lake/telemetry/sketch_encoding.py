@@ -27,6 +27,7 @@ from lakerunner_dagster.lake.telemetry.sketch import (
     Ints,
     Sketches,
     collected,
+    listed,
     pieces,
 )
 
@@ -101,12 +102,12 @@ def _decoded(blobs: pa.BinaryArray) -> Sketches:
         if not len(rows):
             break
         sizes, slots, counts, cursors[rows] = tokens.block(cursors[rows], limits[rows])
+        if not blocks and len(rows) == len(blobs) and (cursors == limits).all():
+            return listed(sizes, slots, counts)
         blocks.append((np.repeat(rows, sizes), slots, counts))
         rows = rows[cursors[rows] < limits[rows]]
     if len(rows):
         raise _corrupt("more than three blocks follow the mapping")
-    if len(blocks) == 1:
-        return collected(*blocks[0], len(blobs))
     blocks.append((np.zeros(0, np.int64),) * 3)
     owners, slots, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return collected(owners, slots, counts, len(blobs))
