@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lakerunner_dagster.lake.segments import parquet
 from tests.lake.segments.tables import dictionaries, log_rows
@@ -90,6 +94,37 @@ def test_a_large_dictionary_of_repeating_values_is_kept() -> None:
     texts = [f"{number:01000}" for number in range(5_000)]  # 5 MB, beyond the writer's own bound of 1 MiB
     data = written(pa.table({"text": texts * 3}))
     assert pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).total_uncompressed_size < 6_000_000
+
+
+NUMBERS = {
+    pa.int64(): st.sampled_from([-(2**63), 0, 1, 2, 3, 2**63 - 1]),
+    pa.float64(): st.sampled_from([-0.0, 0.0, 1.0, 2.5, math.nan, math.inf]),
+}
+
+
+@st.composite
+def alike_columns(draw: st.DrawFn) -> pa.Table:
+    """Columns of numbers that differ from the column before in some rows, and mostly not from the row before."""
+    columns = {}
+    rows = draw(st.integers(1, 12))
+    for kind, numbers in NUMBERS.items():
+        values = draw(st.lists(st.none() | numbers, min_size=rows, max_size=rows))
+        for place in range(draw(st.integers(1, 4))):
+            for row in draw(st.sets(st.integers(0, rows - 1), max_size=3)):
+                values[row] = draw(st.none() | numbers)
+            columns[f"{kind}_{place}"] = pa.array(sorted(values, key=repr) if draw(st.booleans()) else values, kind)
+    return pa.table(columns)
+
+
+@settings(deadline=None)
+@given(alike_columns())
+@example(pa.table({"one": [0.0, 0.0], "other": [0.0, -0.0]}))
+def test_columns_have_a_dictionary_just_where_values_come_twice_on_average(table: pa.Table) -> None:
+    group = pq.ParquetFile(pa.BufferReader(written(table))).metadata.row_group(0)
+    for place, column in enumerate(table.columns):
+        held = column.drop_null()
+        if len(held):
+            assert group.column(place).has_dictionary_page == (2 * pc.count_distinct(held).as_py() <= len(held))
 
 
 def test_bytes_do_not_tell_how_the_rows_were_held_in_memory() -> None:
