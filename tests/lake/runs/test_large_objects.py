@@ -22,7 +22,7 @@ from lakerunner_dagster.lake.settings import Limits, MiB
 from lakerunner_dagster.lake.signals import Signal
 from tests.lake.killing import kill_everywhere
 from tests.lake.requests import expected, gauges, logs, minutes
-from tests.lake.runs.test_killed_run import drain_day, rebuild_day, send_days, unpublished_files
+from tests.lake.runs.test_killed_run import drain_day, send_days, unpublished_files
 from tests.lake.telemetry.otlp import delimited
 from tests.lake.world import BUCKET, COLLECTOR, DAY, NOON_MS, ORGANIZATION, World
 
@@ -256,21 +256,12 @@ def test_a_bomb_is_refused_in_bounded_room(
     assert MiB < written <= 4 * MiB
 
 
-def _small(lake: Lake) -> None:
-    """What is large, and where its files go, in a process of its own."""
+def drain_large(lake: Lake, number: int) -> None:
+    """In a process of its own, which is told what is large and where its files go."""
     bucket = Path(lake.stores.of(BUCKET)._inner._files.root)  # type: ignore[attr-defined]
     tempfile.tempdir = str(bucket.with_name("scratch"))
     contents.CHUNK_BYTES, reading.IN_MEMORY_BYTES = 160, 10
-
-
-def drain_large(lake: Lake, number: int) -> None:
-    _small(lake)
     drain_day(lake, number)
-
-
-def rebuild_large(lake: Lake, number: int) -> None:
-    _small(lake)
-    rebuild_day(lake, number)
 
 
 def test_a_run_killed_in_the_middle_of_a_large_object_leaves_nothing_visible_and_no_file(
