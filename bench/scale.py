@@ -4,7 +4,9 @@ What belongs here: the load, and what is told of a platform under it. What does 
 (``bench.dagster_overhead``), the speed of the work (``bench.ingest``).
 
 Run it with ``python -m bench.scale [--sources 200] [--every 60] [--minutes 10] [--launcher fork stock]``, on a machine
-with nothing else to do.
+with nothing else to do; ``--sources 0`` is an idle platform. ``--full`` gives each source one full box of traces
+instead, ``--every`` seconds after the one before, and tells what of the CPU is the ingest itself, as ``bench.ingest``
+does it without anything around it.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
 
-from lakerunner_dagster.lake.settings import Settings
+from bench.grow import grown_files
+from bench.ingest import boxes_of, cpu_of_boxes
+from lakerunner_dagster.lake.settings import BoxPolicy, Settings
+from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.local.demo import ORGANIZATIONS, DemoOrganization, DemoTraffic
 from lakerunner_dagster.local.dev import DAGSTER_YAML, Platform, platform
 
 SAMPLE_SECONDS = 1.0
 """How often PostgreSQL's connections are counted."""
+
+IDLE_SECONDS = 30.0
+"""How long an idle platform is watched before it gets full boxes."""
 
 STOCK = {"run_launcher": {"module": "dagster.core.launcher", "class": "DefaultRunLauncher"}}
 """What dagster.yaml says instead where Dagster's own launcher is measured."""
@@ -38,6 +46,7 @@ ROLES = {
     "dagster_webserver": "webserver",
     "notify": "adapters",
     "local.kafka": "Kafka",
+    "launcher.zygote": "zygote",
     "postgres": "PostgreSQL",
 }
 """What a word in a command line says a process is."""
@@ -55,8 +64,10 @@ def _cpu() -> Counter[str]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         used[role] += int((times.user + times.system) * 1000)
-        # Only runs come and go below the code server.
-        used["runs" if role == CODE_SERVER else role] += int((times.children_user + times.children_system) * 1000)
+        # Only runs come and go below the code server and the zygote.
+        used["runs" if role in {CODE_SERVER, "zygote"} else role] += int(
+            (times.children_user + times.children_system) * 1000
+        )
     return used
 
 
@@ -79,10 +90,15 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two files of a source and signal")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--launcher", nargs="+", choices=("fork", "stock"), default=["fork", "stock"])
+    parser.add_argument("--full", action="store_true", help="one full box of traces for each source")
     options = parser.parse_args()
     console = Console()
     columns = {launcher: _measured(launcher, options, console) for launcher in options.launcher}
-    table = Table("measure", *columns, title=f"{options.sources} sources of 3 signals, a file each {options.every:g} s")
+    table = Table(
+        "measure",
+        *columns,
+        title=f"{options.sources} sources, {'a full box' if options.full else 'a file'} each {options.every:g} s",
+    )
     for measure in next(iter(columns.values())):
         table.add_row(measure, *(column[measure] for column in columns.values()))
     console.print(table)
@@ -97,7 +113,7 @@ def _measured(launcher: str, options: argparse.Namespace, console: Console) -> d
         os.chdir(directory)
         try:
             with platform(Settings(), 0, console.print, _dagster_yaml(launcher, Path(directory))) as running:
-                return _under_load(running, options)
+                return _full_boxes(running, options) if options.full else _under_load(running, options)
         finally:
             os.chdir(here)
             os.environ.clear()
@@ -126,6 +142,53 @@ def _under_load(running: Platform, options: argparse.Namespace) -> dict[str, str
     return _told(running, _cpu() - before, time.monotonic() - began, max(connections))
 
 
+def _full_boxes(running: Platform, options: argparse.Namespace) -> dict[str, str]:
+    """Each source gets one box; the CPU of all until everything is ingested, and of the ingest alone.
+
+    One source comes before all others and is not counted, so that every process has done everything once.
+    """
+    box = next(boxes_of(grown_files(Signal.TRACES), BoxPolicy().bytes))
+    alone = cpu_of_boxes(Signal.TRACES, box)
+    _put_box(running, box, 0)
+    _await_ingested(running, len(box))
+    before = _cpu()
+    time.sleep(IDLE_SECONDS)
+    idle = (_cpu() - before).total() / 1000 / IDLE_SECONDS
+    before, began = _cpu(), time.monotonic()
+    for number in range(options.sources):
+        time.sleep(max(began + number * options.every - time.monotonic(), 0.0))
+        _put_box(running, box, number + 1)
+    _await_ingested(running, (options.sources + 1) * len(box))
+    cpu, seconds = _cpu() - before, time.monotonic() - began
+    boxes, runs = _row(running, "SELECT count(DISTINCT box_id) - 1, count(DISTINCT run_id) - 1 FROM ledger")
+    each = {role: used / 1000 / options.sources for role, used in sorted(cpu.items())}
+    total = sum(each.values())
+    idled = idle * seconds / options.sources
+    shares = [1 - one / (total - idled) for one in alone]
+    return {
+        "sources / boxes / runs": f"{options.sources} / {boxes} / {runs}",
+        "a minute": f"{options.sources / seconds * 60:.1f}",
+        "CPU of a source's box in all, s": f"{total:.2f}",
+        **{f"- {role}": f"{used:.3f}" for role, used in each.items()},
+        "the ingest alone, s: first, later boxes of a process": f"{alone[0]:.2f}, {alone[1]:.2f}",
+        "what an idle platform uses meanwhile, s": f"{idled:.2f}",
+        "all else but these, of the CPU: by a first, a later box": " / ".join(f"{share:.0%}" for share in shares),
+    }
+
+
+def _put_box(running: Platform, box: list[bytes], number: int) -> None:
+    for name, data in enumerate(box):
+        key = f"otel-raw/{ORGANIZATIONS[0].organization_id}/scale-{number:04d}/traces/{name}.binpb.gz"
+        running.store.put(key, data)
+
+
+def _await_ingested(running: Platform, files: int) -> None:
+    while _row(running, "SELECT count(ended_at) FROM raw_objects")[0] < files:
+        failure = running.failure()
+        assert failure is None, failure
+        time.sleep(SAMPLE_SECONDS)
+
+
 def _count_connections(running: Platform, counts: list[int], ended: threading.Event) -> None:
     while not ended.wait(SAMPLE_SECONDS):
         counts.extend(_row(running, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
@@ -149,6 +212,7 @@ def _feed(running: Platform, sources: int, every: float, seconds: float) -> None
         for file in traffic[number].files(fed_ms[number], now_ms):
             running.store.put(file.key, file.data)
         fed_ms[number] = now_ms
+    time.sleep(max(began + seconds - time.monotonic(), 0.0))
 
 
 def _told(running: Platform, cpu: Counter[str], seconds: float, connections: int) -> dict[str, str]:
@@ -165,10 +229,10 @@ def _told(running: Platform, cpu: Counter[str], seconds: float, connections: int
     total = cpu.total() / 1000
     return {
         "files notified / queryable at the end": f"{objects:,} / {ingested:,}",
-        "notification → queryable p50 / p95 / p99, s": " / ".join(f"{one:.1f}" for one in latencies[0]),
+        "notification → queryable p50 / p95 / p99, s": " / ".join(f"{one:.1f}" for one in latencies[0] or ()),
         "runs that did work, a minute": f"{runs / seconds * 60:.1f}",
-        "CPU in all, cores": f"{total / seconds:.2f}",
-        **{f"- {role}": f"{used / 1000 / seconds:.2f}" for role, used in sorted(cpu.items())},
+        "CPU in all, cores": f"{total / seconds:.3f}",
+        **{f"- {role}": f"{used / 1000 / seconds:.3f}" for role, used in sorted(cpu.items())},
         "the work itself (reading, sorting, writing, publishing), cores": f"{worked / seconds:.2f}",
         "all else, of the CPU": f"{1 - worked / total:.0%}",
         "most connections to PostgreSQL at once": str(connections),
