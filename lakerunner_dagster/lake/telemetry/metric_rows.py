@@ -382,16 +382,21 @@ def _differ(values: pa.Array, groups: _Groups) -> bool:
     """Whether those of some group do; those of a shared column need not where its codes do."""
     if values.null_count == len(values) or not len(groups.rows):
         return False
-    encoded_values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    if len(encoded_values.dictionary) == 1 and not values.null_count:
+    if pa.types.is_dictionary(values.type) and len(values.dictionary) == 1 and not values.null_count:
         return False
-    indices = encoded_values.indices
-    codes = groups.values((indices.fill_null(-1) if indices.null_count else indices).to_numpy())
+    if not groups.as_they_lie:
+        values = pc.take(values, pa.array(groups.rows.astype(np.int32)), boundscheck=False)
+    return _change(values, groups.starts)
+
+
+def _change(values: pa.Array, starts: Ints) -> bool:
+    """The same for values group by group; ``starts``: where each group begins."""
+    codes = _codes(values)
     changes = codes[1:] != codes[:-1]
-    changes[groups.starts[1:] - 1] = False
+    changes[starts[1:] - 1] = False
     if not changes.any():
         return False
-    return not is_shared(values.type) or any(_differ(column, groups) for _, column in fields(values))
+    return not is_shared(values.type) or any(_change(column, starts) for _, column in fields(values))
 
 
 def _completed(table: pa.Table, sketches: SketchColumn) -> pa.Table:
@@ -406,8 +411,13 @@ def _completed(table: pa.Table, sketches: SketchColumn) -> pa.Table:
     used[sketches.codes] = True
     values = quantiles(taken(sketches.pool, np.flatnonzero(used)))
     rows = (np.cumsum(used) - 1)[sketches.codes]
-    for name, column in zip(PERCENTILES, values.T, strict=True):
-        found = column[rows]
-        clamped = np.fmin(np.fmax(found, lows), highs)
-        table = table.append_column(name, nullable(np.where(np.isnan(found), np.nan, clamped)))
+    empty = np.isnan(values[:, 0])[rows]
+    unsettled = np.flatnonzero((lows != highs) | empty)  # elsewhere the extremes leave but one value
+    found = values[rows[unsettled]]
+    clamped = np.fmin(np.fmax(found, lows[unsettled, None]), highs[unsettled, None])
+    clamped[empty[unsettled]] = np.nan
+    for name, some in zip(PERCENTILES, clamped.T, strict=True):
+        column = lows.copy()
+        column[unsettled] = some
+        table = table.append_column(name, nullable(column))
     return table

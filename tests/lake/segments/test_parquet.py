@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -79,6 +80,16 @@ def test_a_row_group_holds_no_other_row_groups_dictionary(monkeypatch: pytest.Mo
     sizes = [metadata.row_group(group).column(0).total_uncompressed_size for group in range(2)]
     assert sizes[0] > 500_000
     assert sizes[1] < 1_000
+
+
+def test_how_many_rows_the_writer_takes_at_once_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full row group without plain texts: numbers that do not repeat are its largest pages."""
+    rows = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, parquet.ROW_GROUP_ROWS)
+    words = pa.array([None, "x", "yy"]).take(pa.array(rows % 3))
+    table = pa.table({"integer": rows, "double": rows / 3, "text": words, "blob": words.cast(pa.binary())})
+    data = written(table)
+    monkeypatch.setattr(parquet, "_NARROW_BATCH_ROWS", 1024)
+    assert written(table) == data
 
 
 def test_values_that_hardly_repeat_are_not_stored_twice() -> None:
