@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import duckdb
 import numpy as np
@@ -36,6 +37,9 @@ from lakerunner_dagster.local.dev import MEMORY
 FREQUENCY_MS = 60_000
 BUCKETS = 360
 """Of 10 s, in an hour."""
+
+ROLLUPS = 4
+"""Rollups of a process: one that pays for imports, first uses and fresh memory, and the others. A run makes many."""
 
 MEMORY_BYTES = 1024 * MiB
 """What a process may take at most."""
@@ -104,10 +108,15 @@ RATIO = 5
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one way took: CPU seconds and peak memory in bytes of its process."""
+    """CPU seconds of each rollup of a process, in order, and its peak memory, in bytes."""
 
-    seconds: float
+    seconds: tuple[float, ...]
     peak_bytes: int
+
+    @property
+    def later(self) -> float:
+        """CPU seconds of the rollups but the first: their median."""
+        return median(self.seconds[1:])
 
 
 def ours(inputs: Sequence[MergeInput], _: Case, directory: Path) -> None:
@@ -147,13 +156,16 @@ def duckdb_group_by(inputs: Sequence[MergeInput], case: Case, directory: Path) -
 def measured(
     way: Callable[[Sequence[MergeInput], Case, Path], None], inputs: Sequence[MergeInput], case: Case
 ) -> Measured:
-    """Do it in this process, on one thread."""
+    """Do it in this process, on one thread, several times."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    with tempfile.TemporaryDirectory(prefix="bench-rollup-") as directory:
-        begun = time.process_time()
-        way(inputs, case, Path(directory))
-        return Measured(time.process_time() - begun, peak_memory_bytes())
+    seconds = []
+    for _ in range(ROLLUPS):
+        with tempfile.TemporaryDirectory(prefix="bench-rollup-") as directory:
+            begun = time.process_time()
+            way(inputs, case, Path(directory))
+            seconds.append(time.process_time() - begun)
+    return Measured(tuple(seconds), peak_memory_bytes())
 
 
 def grown(case: Case, directory: Path) -> list[MergeInput]:
@@ -192,8 +204,8 @@ def report(scale: int) -> None:
     print(
         f"Rollups, one core: 10 s tier → 60 s tier; points a CPU second. {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}; DuckDB {duckdb.__version__} with one thread\n\n"
-        "| input | points | files | points/s | goal | peak memory | DuckDB points/s | its peak | ratio | goal |\n"
-        "|---|---|---|---|---|---|---|---|---|---|"
+        "| input | points | files | first of a process | later | goal | peak memory | DuckDB, later | its peak | ratio "
+        "| goal |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for case in CASES:
         with tempfile.TemporaryDirectory(prefix="bench-segments-") as directory:
@@ -203,13 +215,13 @@ def report(scale: int) -> None:
             own = _alone(ours, inputs, small)
             other = _alone(duckdb_group_by, inputs, small) if case.query else None
         beside = (
-            f"{points / other.seconds:,.0f} | {other.peak_bytes // MiB:,} MiB | {other.seconds / own.seconds:.1f} | "
-            f"≥ {RATIO}"
+            f"{points / other.later:,.0f} | {other.peak_bytes // MiB:,} MiB | {other.later / own.later:.1f} | ≥ {RATIO}"
             if other
             else "| | |"
         )
         print(
-            f"| {case.name} | {points:,} | {case.files} | {points / own.seconds:,.0f} | ≥ {case.goal:,} | "
+            f"| {case.name} | {points:,} | {case.files} | {points / own.seconds[0]:,.0f} | {points / own.later:,.0f} | "
+            f"≥ {case.goal:,} | "
             f"{own.peak_bytes // MiB:,} MiB (≤ {MEMORY_BYTES // MiB:,}) | {beside} |",
             flush=True,
         )

@@ -23,13 +23,13 @@ from lakerunner_dagster.lake.segments.union import Union
 LEAST_AHEAD = 512
 """Rows that are held of each run even where memory is short: with fewer, every batch costs more than its rows do."""
 
-MOST_AHEAD = 16_384
+MOST_AHEAD = 32_768
 """Rows held of each run where there is memory for more, unless runs are so few that a row group needs more."""
 
 AT_ONCE = 20_480
 """Rows that are taken at once: enough that the many columns of a table cost no more than its rows."""
 
-AT_ONCE_TOGETHER = 3 * AT_ONCE
+AT_ONCE_TOGETHER = 6 * AT_ONCE
 """The same of rows that merge, of which only some go on."""
 
 _SPILL_ROWS = 4096

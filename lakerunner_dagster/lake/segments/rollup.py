@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROLLUP_MEMORY", "MergeInput", "MergedSegment", "roll_up"]
 
-ROLLUP_MEMORY = 256 * MiB
+ROLLUP_MEMORY = 512 * MiB
 """Bytes of rows and pages that are held at once by default: with it an hour of 10 M points takes less than 1 GB."""
 
 _SERIES = ("metric_name", "chq_tid")
