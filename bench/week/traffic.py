@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from psycopg.types.json import Jsonb
 from psycopg.types.range import Int8Range
 
-from lakerunner_dagster.lake.lrdb import lineage, unsettled
+from lakerunner_dagster.lake.lrdb import lineage, slots, unsettled
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.model import HOUR_MS, Contribution, CreatedBy, Output, Segment, Source, dateint_of
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
@@ -107,6 +107,7 @@ class Ingest:
             _copy_segments(conn, signal, [one.segment for one in published])
             _copy_lineage(conn, published)
             unsettled.touch(conn, [one.segment for one in published])
+            slots.touch(conn, [one.segment for one in published])  # nobody rolls up here: they stay dirty
         return published
 
     def _ingested(self, feed: Feed, arrivals: Sequence[Arrival]) -> list[Ingested]:

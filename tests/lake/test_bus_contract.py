@@ -21,7 +21,7 @@ from lakerunner_dagster.local.postgres import free_port
 from tests.kafka.apache import ApacheKafka
 from tests.kafka.mock import FaultyCluster
 
-SECONDS = 30.0
+SECONDS = 90.0
 TOPIC = "objstore.ingest.logs"
 
 
