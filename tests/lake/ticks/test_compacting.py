@@ -90,7 +90,10 @@ def test_an_hour_with_nothing_to_merge_is_left_for_a_while_or_for_good(world: Wo
 def test_a_message_of_another_system_wakes_the_hour_that_it_names(world: World) -> None:
     ingest(world, "a")
     ingest(world, "b")
+    assert world.box_stage(LOGS).boxes == 1
     world.query("DELETE FROM unsettled_hours RETURNING hour")
+    world.query("DELETE FROM boxes WHERE stage = 'logs.compact' RETURNING box_id")
+    assert world.box_stage(LOGS).boxes == 0, "nobody knows of the hour any more"
     ids = [segment_id for _, segment_id, _ in world.published(Signal.LOGS)]
     world.lake.bus.produce([Message(SIGNALS[Signal.LOGS].compaction_topic, "key", told(ids[0]))], 10)
     eventually(lambda: world.box_stage(LOGS).boxes == 1, "a tick brings the message and boxes its hour")
