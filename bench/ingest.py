@@ -52,14 +52,14 @@ GOALS = {Signal.LOGS: "100,000, 2.5 to 1", Signal.METRICS: "250,000", Signal.TRA
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Records a CPU second of each box, in order, and the peak memory of the process, in bytes."""
+    """Records a CPU second of each round (a box, a rollup) of a process, in order, and its peak memory, in bytes."""
 
     speeds: tuple[float, ...]
     peak_bytes: int
 
     @property
     def later(self) -> float:
-        """Records a CPU second of the boxes but the first: their median."""
+        """Records a CPU second of the rounds but the first: their median."""
         return median(self.speeds[1:])
 
 

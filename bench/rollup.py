@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 import duckdb
 import numpy as np
@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.grow_metrics import HOUR_MS, metric_segment
-from bench.ingest import SOURCE
+from bench.ingest import SOURCE, Measured
 from lakerunner_dagster.lake.runs.memory import peak_memory_bytes
-from lakerunner_dagster.lake.segments.rollup import MergeInput, roll_up
+from lakerunner_dagster.lake.segments.rollup import ROLLUP_MEMORY, MergeInput, roll_up
 from lakerunner_dagster.lake.settings import CompactionPolicy, MiB
 from lakerunner_dagster.lake.telemetry.sketch import GAMMA, LOWEST, QUANTILES
 from lakerunner_dagster.lake.telemetry.sketch_encoding import decoded
@@ -106,21 +106,8 @@ CASES = (
 RATIO = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """CPU seconds of each rollup of a process, in order, and its peak memory, in bytes."""
-
-    seconds: tuple[float, ...]
-    peak_bytes: int
-
-    @property
-    def later(self) -> float:
-        """CPU seconds of the rollups but the first: their median."""
-        return median(self.seconds[1:])
-
-
-def ours(inputs: Sequence[MergeInput], _: Case, directory: Path) -> None:
-    """The product's rollup of the hour."""
+def ours(inputs: Sequence[MergeInput], _: Case, directory: Path, *, memory_bytes: int) -> None:
+    """The product's rollup of the hour, with so much for the rows and pages held."""
     target_bytes = CompactionPolicy().target_bytes
     for _segment in roll_up(
         inputs,
@@ -135,6 +122,7 @@ def ours(inputs: Sequence[MergeInput], _: Case, directory: Path) -> None:
         target_bytes=target_bytes,
         operation="rollup",
         directory=directory,
+        memory_bytes=memory_bytes,
     ):
         pass
 
@@ -159,13 +147,14 @@ def measured(
     """Do it in this process, on one thread, several times."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    seconds = []
+    points = sum(one.segment.records for one in inputs)
+    speeds = []
     for _ in range(ROLLUPS):
         with tempfile.TemporaryDirectory(prefix="bench-rollup-") as directory:
             begun = time.process_time()
             way(inputs, case, Path(directory))
-            seconds.append(time.process_time() - begun)
-    return Measured(tuple(seconds), peak_memory_bytes())
+            speeds.append(points / (time.process_time() - begun))
+    return Measured(tuple(speeds), peak_memory_bytes())
 
 
 def grown(case: Case, directory: Path) -> list[MergeInput]:
@@ -197,8 +186,8 @@ def _alone(way: Callable[..., None], inputs: Sequence[MergeInput], case: Case) -
         return process.submit(measured, way, inputs, case).result()
 
 
-def report(scale: int) -> None:
-    """Measure every case and print the table; ``scale`` divides the series."""
+def report(scale: int, memory_bytes: int) -> None:
+    """Measure every case and print the table. ``scale`` divides the series; ``memory_bytes``: see ``ours``."""
     for name, value in MEMORY.items():
         os.environ.setdefault(name, value)
     print(
@@ -212,16 +201,15 @@ def report(scale: int) -> None:
             small = Case(case.name, case.kind, case.series // scale, case.files, case.goal, case.query)
             inputs = grown(small, Path(directory))
             points = sum(one.segment.records for one in inputs)
-            own = _alone(ours, inputs, small)
+            own = _alone(partial(ours, memory_bytes=memory_bytes), inputs, small)
             other = _alone(duckdb_group_by, inputs, small) if case.query else None
         beside = (
-            f"{points / other.later:,.0f} | {other.peak_bytes // MiB:,} MiB | {other.later / own.later:.1f} | ≥ {RATIO}"
+            f"{other.later:,.0f} | {other.peak_bytes // MiB:,} MiB | {own.later / other.later:.1f} | ≥ {RATIO}"
             if other
             else "| | |"
         )
         print(
-            f"| {case.name} | {points:,} | {case.files} | {points / own.seconds[0]:,.0f} | {points / own.later:,.0f} | "
-            f"≥ {case.goal:,} | "
+            f"| {case.name} | {points:,} | {case.files} | {own.speeds[0]:,.0f} | {own.later:,.0f} | ≥ {case.goal:,} | "
             f"{own.peak_bytes // MiB:,} MiB (≤ {MEMORY_BYTES // MiB:,}) | {beside} |",
             flush=True,
         )
@@ -230,4 +218,6 @@ def report(scale: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=int, default=1, help="divide the series by so much")
-    report(parser.parse_args().scale)
+    parser.add_argument("--memory", type=int, default=ROLLUP_MEMORY // MiB, help="MiB for the rows and pages held")
+    options = parser.parse_args()
+    report(options.scale, options.memory * MiB)
