@@ -12,9 +12,8 @@ from lakerunner_dagster.lake.signals import ROLLUP_TOPIC, Signal
 from lakerunner_dagster.lake.stages import rollup_stage
 from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
 from tests.lake.requests import gauges
-from tests.lake.ticks.test_compacting import heard
+from tests.lake.ticks.test_compacting import hear, heard
 from tests.lake.world import DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
-from tests.waiting import eventually
 
 TEN = NOON_MS - 2 * HOUR_MS
 SLOT = 600_000
@@ -77,17 +76,20 @@ def test_a_slot_in_a_box_is_not_boxed_again_and_another_of_its_hour_is(world: Wo
 
 
 def test_a_message_of_another_system_wakes_the_slots_that_it_names(world: World) -> None:
+    dirty = "SELECT slot_ms, box_id > 0 FROM dirty_slots WHERE frequency_ms = 60000"
     ingest(world, "a")
     world.box_stage(STAGE)
     world.drain_stage(STAGE)
     ingest(world, "b", TEN + SLOT)
+    told_ourselves = 3  # of the segments of a and b, and of that which a rolled up to
+    hear(world, STAGE, ROLLUP_TOPIC, told_ourselves)
     forget(world)
+    world.box_stage(STAGE)
+    assert world.query(dirty) == [], "nobody knows of the slot any more"
     ids = [segment_id for _, segment_id, _ in world.published(Signal.METRICS)]
     world.lake.bus.produce([Message(ROLLUP_TOPIC, "key", told(segment_id)) for segment_id in ids], 10)
-    # Of what nobody waits for a consumer hears half a second later.
-    eventually(lambda: world.box_stage(STAGE).received > 0, "the boxer hears of the segments")
-    world.box_stage(STAGE)
-    assert world.query("SELECT slot_ms, box_id > 0 FROM dirty_slots WHERE frequency_ms = 60000") == [(TEN + SLOT, True)]
+    hear(world, STAGE, ROLLUP_TOPIC, told_ourselves + len(ids))
+    assert world.query(dirty) == [(TEN + SLOT, True)]
 
 
 def test_a_box_of_another_boxer_is_taken_up(world: World) -> None:
