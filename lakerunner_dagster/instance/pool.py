@@ -56,6 +56,12 @@ def _close_when_idle(connection: DBAPIConnection, _record: object) -> None:
     cursor.close()
 
 
+def close_connections() -> None:
+    """Close those that this process keeps; a storage that is used again opens others."""
+    for engine in _engines:
+        engine.dispose()
+
+
 def _forget_the_parents_connections() -> None:
     """Leave them as they are: closing one here would end the parent's session."""
     for engine in _engines:

@@ -1,7 +1,7 @@
 """The zygote: a process with one code location loaded and nothing open, which forks a child for each run.
 
-What belongs here: forking, reaping, and the bounds on number and memory. What does not: what a child does (``child``),
-and who asks (``zygotes``).
+What belongs here: forking, reaping, and the bounds on number and memory. What does not: what is loaded (``warmth``),
+what a child does (``child``), and who asks (``zygotes``).
 
 It has one thread and sleeps until its launcher asks for something or a child ends. When the launcher closes the
 channel, by its own death at the latest, it takes no more requests and ends with its last child.
@@ -9,8 +9,6 @@ channel, by its own death at the latest, it takes no more requests and ends with
 
 from __future__ import annotations
 
-import gc
-import importlib
 import os
 import select
 import selectors
@@ -25,26 +23,14 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.origin import RepositoryPythonOrigin
-from dagster._serdes import ConfigurableClassData, deserialize_value
-from dagster._utils.hosted_user_process import recon_repository_from_origin
+from dagster._serdes import deserialize_value
 
-from lakerunner_dagster.launcher import child, protocol, threads
+from lakerunner_dagster.launcher import child, protocol, threads, warmth
 from lakerunner_dagster.launcher.exits import exit_reason, over_limit
 from lakerunner_dagster.launcher.process import resident_bytes
 
 MEMORY_POLL_SECONDS = 0.25
 
-FOUND_ON_THE_WAY = (
-    "dagster._core.execution.plan.active",
-    "dagster._core.executor.in_process",
-    "dagster._core.instance.factory",
-    "dagster._core.system_config.composite_descent",
-    "fsspec.implementations.local",
-    "psycopg2.extras",
-    "upath.implementations.local",
-)
-"""What a run imports only as it goes, a quarter of its CPU where each has to: an instance's and an executor's."""
 MOST_FATES = 1000
 
 
@@ -199,37 +185,18 @@ class Zygote:
                 os.kill(one.pid, signal.SIGKILL)  # not reaped yet, so the id is still its own
 
 
-def _preload(load: protocol.Load) -> None:
-    """Import what a run needs, and build its repository, as the code server does; open nothing."""
-    ref = deserialize_value(load.instance_ref, InstanceRef)
-    for part in ref:
-        if isinstance(part, ConfigurableClassData):
-            importlib.import_module(part.module_name)
-    for name in FOUND_ON_THE_WAY:
-        with suppress(ImportError):
-            importlib.import_module(name)
-    origin = deserialize_value(load.repository_origin, RepositoryPythonOrigin)
-    recon_repository_from_origin(origin).get_definition().load_all_definitions()
-
-
-def _freeze() -> None:
-    """Leave what is loaded out of every later collection: it would copy the pages that children share."""
-    gc.collect()
-    gc.freeze()
-
-
 def _loaded(watch: threads.ThreadWatch, load: protocol.Load) -> dict[str, Any]:
     """Load; the answer to the launcher."""
     watch.begin()
     try:
-        _preload(load)
+        warmth.load(load)
     except Exception:  # noqa: BLE001  # of the user's code, whatever it is
         return {"error": f"the definitions cannot be loaded: {traceback.format_exc()}"}
     finally:
         watch.end()
     if threads.count() != 1:
         return {"error": f"loading the definitions starts threads, and they do not survive a fork: {watch.culprits()}"}
-    _freeze()
+    warmth.freeze()
     return {"ready": os.getpid()}
 
 

@@ -57,6 +57,27 @@ def test_when_a_zygote_is_killed_its_runs_end_truly_and_the_next_run_has_a_new_o
     eventually(lambda: not living.is_alive(), "its process ends")
 
 
+def test_a_zygote_keeps_no_connection_of_its_look_at_the_storage(opened: Open) -> None:
+    running = opened()
+    run = running.run("waiting")
+    child = running.begun(run)
+    (zygote,) = running.zygotes()
+    assert zygote.net_connections() == []
+    assert psutil.Process(child.pid).net_connections()  # which is how one would be seen
+    running.place.end(run)
+    assert running.wait(run) is dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_storage_that_does_not_answer_leaves_a_zygote_that_forks(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = opened()
+    monkeypatch.setenv("LAKERUNNER_DAGSTER_DATABASE_URL", "postgresql+psycopg2://nobody@127.0.0.1:9/nothing")
+    context = running.context(running.create("simple"))
+    assert running.launcher._zygote(context).pid  # a run of it could not report anything
+    assert len(running.zygotes()) == 1
+
+
 def test_a_run_that_holds_too_much_memory_is_ended_and_says_both_numbers(opened: Open) -> None:
     running = opened(memory_limit_bytes=MEMORY_LIMIT_BYTES)
     run, other = running.run("hungry"), running.run("simple")

@@ -247,11 +247,16 @@ def _row(segment: Segment) -> dict[str, Any]:
         "ingest_dateint": segment.ingest_dateint,
         "compacted": segment.compacted,
         "created_by": int(segment.created_by),
-        "fingerprints": list(segment.fingerprints),
+        "fingerprints": _bigints(segment.fingerprints),
         "label_name_map": Jsonb(dict(segment.label_name_map)),
         "records": segment.records,
     }
     return common | _OWN_COLUMNS[segment.signal](segment)
+
+
+def _bigints(values: Iterable[int]) -> str:
+    """A ``bigint[]`` as PostgreSQL reads it: psycopg looks at each element, which takes eight times as long."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def _log_columns(segment: Segment) -> dict[str, Any]:
