@@ -136,14 +136,6 @@ def _alone(run: Callable[[Signal, list[bytes]], int], signal: Signal, box_bytes:
         return process.submit(measured, run, signal, [next(files) for _ in range(count)]).result()
 
 
-def cpu_of_boxes(signal: Signal, box: list[bytes]) -> tuple[float, float]:
-    """CPU seconds of a box in a fresh process: the first time, and the median of later times."""
-    records = ingest(signal, box)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        alone = process.submit(measured, ingest, signal, [box] * BOXES).result()
-    return records / alone.speeds[0], records / alone.later
-
-
 def report() -> None:
     """Measure all three signals and print the table."""
     for name, value in MEMORY.items():

@@ -4,9 +4,11 @@ What belongs here: the load, and what is told of a platform under it. What does 
 (``bench.dagster_overhead``), the speed of the work (``bench.ingest``).
 
 Run it with ``python -m bench.scale [--sources 200] [--every 60] [--minutes 10] [--launcher fork stock]``, on a machine
-with nothing else to do; ``--sources 0`` is an idle platform. ``--full`` gives each source one full box of traces
-instead, ``--every`` seconds after the one before, and tells what of the CPU is the ingest itself, as ``bench.ingest``
-does it without anything around it.
+with nothing else to do; ``--sources 0`` is an idle platform. ``--full`` gives each source full boxes of traces instead,
+``--boxes`` of them at once, ``--every`` seconds after the source before it.
+
+``--launcher loop`` is no launcher, but the same lake without Dagster (``bench.loop``). What a platform needs more than
+that is what Dagster costs: beside the loop, the table tells it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.grow import grown_files
-from bench.ingest import boxes_of, cpu_of_boxes
+from bench.ingest import boxes_of
+from bench.loop import PlainLake, plain_lake
 from lakerunner_dagster.lake.settings import BoxPolicy, Settings
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.local.demo import ORGANIZATIONS, DemoOrganization, DemoTraffic
@@ -46,6 +51,7 @@ ROLES = {
     "dagster_webserver": "webserver",
     "notify": "adapters",
     "local.kafka": "Kafka",
+    "bench.loop": "the loop",
     "launcher.zygote": "zygote",
     "postgres": "PostgreSQL",
 }
@@ -53,6 +59,20 @@ ROLES = {
 
 CODE_SERVER = "code server"
 """What all other processes below `dagster dev` are, and the runs below it that have not ended."""
+
+
+LOOP = "loop"
+"""What stands for a launcher where there is no Dagster."""
+
+Running = Platform | PlainLake
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A column of the table, and the CPU by which columns are compared: per box and without idling, or per second."""
+
+    rows: dict[str, str]
+    cpu: float
 
 
 def _cpu() -> Counter[str]:
@@ -89,22 +109,25 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=200)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two files of a source and signal")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--launcher", nargs="+", choices=("fork", "stock"), default=["fork", "stock"])
-    parser.add_argument("--full", action="store_true", help="one full box of traces for each source")
+    parser.add_argument("--launcher", nargs="+", choices=("fork", "stock", LOOP), default=["fork", "stock"])
+    parser.add_argument("--full", action="store_true", help="full boxes of traces for each source")
+    parser.add_argument("--boxes", type=int, default=1, help="how many boxes a source gets at once")
     options = parser.parse_args()
     console = Console()
     columns = {launcher: _measured(launcher, options, console) for launcher in options.launcher}
-    table = Table(
-        "measure",
-        *columns,
-        title=f"{options.sources} sources, {'a full box' if options.full else 'a file'} each {options.every:g} s",
-    )
-    for measure in next(iter(columns.values())):
-        table.add_row(measure, *(column[measure] for column in columns.values()))
+    fed = f"{options.boxes} full boxes" if options.full else "a file"
+    table = Table("measure", *columns, title=f"{options.sources} sources, {fed} each {options.every:g} s")
+    for measure in {measure: None for column in columns.values() for measure in column.rows}:
+        table.add_row(measure, *(column.rows.get(measure, "") for column in columns.values()))
+    if LOOP in columns:
+        table.add_row(
+            "of it Dagster, by the loop's",
+            *(f"{1 - columns[LOOP].cpu / column.cpu:.0%}" for column in columns.values()),
+        )
     console.print(table)
 
 
-def _measured(launcher: str, options: argparse.Namespace, console: Console) -> dict[str, str]:
+def _measured(launcher: str, options: argparse.Namespace, console: Console) -> Measured:
     with tempfile.TemporaryDirectory(prefix="lakerunner-bench-") as directory:
         Path(directory).chmod(0o711)
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -112,12 +135,18 @@ def _measured(launcher: str, options: argparse.Namespace, console: Console) -> d
         before, here = dict(os.environ), Path.cwd()
         os.chdir(directory)
         try:
-            with platform(Settings(), 0, console.print, _dagster_yaml(launcher, Path(directory))) as running:
+            with _running(launcher, Path(directory), console) as running:
                 return _full_boxes(running, options) if options.full else _under_load(running, options)
         finally:
             os.chdir(here)
             os.environ.clear()
             os.environ.update(before)
+
+
+def _running(launcher: str, directory: Path, console: Console) -> AbstractContextManager[Running]:
+    if launcher == LOOP:
+        return plain_lake(Settings(), console.print)
+    return platform(Settings(), 0, console.print, _dagster_yaml(launcher, directory))
 
 
 def _dagster_yaml(launcher: str, directory: Path) -> Path:
@@ -128,7 +157,7 @@ def _dagster_yaml(launcher: str, directory: Path) -> Path:
     return path
 
 
-def _under_load(running: Platform, options: argparse.Namespace) -> dict[str, str]:
+def _under_load(running: Running, options: argparse.Namespace) -> Measured:
     connections: list[int] = []
     ended = threading.Event()
     watch = threading.Thread(target=_count_connections, args=(running, connections, ended))
@@ -142,14 +171,13 @@ def _under_load(running: Platform, options: argparse.Namespace) -> dict[str, str
     return _told(running, _cpu() - before, time.monotonic() - began, max(connections))
 
 
-def _full_boxes(running: Platform, options: argparse.Namespace) -> dict[str, str]:
-    """Each source gets one box; the CPU of all until everything is ingested, and of the ingest alone.
+def _full_boxes(running: Running, options: argparse.Namespace) -> Measured:
+    """Each source gets its boxes; the CPU of all until everything is ingested, by box.
 
     One source comes before all others and is not counted, so that every process has done everything once.
     """
     box = next(boxes_of(grown_files(Signal.TRACES), BoxPolicy().bytes))
-    alone = cpu_of_boxes(Signal.TRACES, box)
-    _put_box(running, box, 0)
+    _put_boxes(running, box, 0, 1)
     _await_ingested(running, len(box))
     before = _cpu()
     time.sleep(IDLE_SECONDS)
@@ -157,44 +185,43 @@ def _full_boxes(running: Platform, options: argparse.Namespace) -> dict[str, str
     before, began = _cpu(), time.monotonic()
     for number in range(options.sources):
         time.sleep(max(began + number * options.every - time.monotonic(), 0.0))
-        _put_box(running, box, number + 1)
-    _await_ingested(running, (options.sources + 1) * len(box))
+        _put_boxes(running, box, number + 1, options.boxes)
+    fed = options.sources * options.boxes
+    _await_ingested(running, (fed + 1) * len(box))
     cpu, seconds = _cpu() - before, time.monotonic() - began
     boxes, runs = _row(running, "SELECT count(DISTINCT box_id) - 1, count(DISTINCT run_id) - 1 FROM ledger")
-    each = {role: used / 1000 / options.sources for role, used in sorted(cpu.items())}
-    total = sum(each.values())
-    idled = idle * seconds / options.sources
-    shares = [1 - one / (total - idled) for one in alone]
-    return {
+    idled = idle * seconds / fed
+    net = cpu.total() / 1000 / fed - idled
+    rows = {
         "sources / boxes / runs": f"{options.sources} / {boxes} / {runs}",
-        "a minute": f"{options.sources / seconds * 60:.1f}",
-        "CPU of a source's box in all, s": f"{total:.2f}",
-        **{f"- {role}": f"{used:.3f}" for role, used in each.items()},
-        "the ingest alone, s: first, later boxes of a process": f"{alone[0]:.2f}, {alone[1]:.2f}",
-        "what an idle platform uses meanwhile, s": f"{idled:.2f}",
-        "all else but these, of the CPU: by a first, a later box": " / ".join(f"{share:.0%}" for share in shares),
+        "boxes a minute": f"{fed / seconds * 60:.1f}",
+        "CPU s of a full box in all": f"{net + idled:.2f}",
+        **{f"- {role}": f"{used / 1000 / fed:.3f}" for role, used in sorted(cpu.items())},
+        "what an idle one uses meanwhile": f"{idled:.2f}",
+        "CPU s of a full box without that": f"{net:.2f}",
     }
+    return Measured(rows, net)
 
 
-def _put_box(running: Platform, box: list[bytes], number: int) -> None:
-    for name, data in enumerate(box):
+def _put_boxes(running: Running, box: list[bytes], number: int, boxes: int) -> None:
+    for name, data in enumerate(box * boxes):
         key = f"otel-raw/{ORGANIZATIONS[0].organization_id}/scale-{number:04d}/traces/{name}.binpb.gz"
         running.store.put(key, data)
 
 
-def _await_ingested(running: Platform, files: int) -> None:
+def _await_ingested(running: Running, files: int) -> None:
     while _row(running, "SELECT count(ended_at) FROM raw_objects")[0] < files:
         failure = running.failure()
         assert failure is None, failure
         time.sleep(SAMPLE_SECONDS)
 
 
-def _count_connections(running: Platform, counts: list[int], ended: threading.Event) -> None:
+def _count_connections(running: Running, counts: list[int], ended: threading.Event) -> None:
     while not ended.wait(SAMPLE_SECONDS):
         counts.extend(_row(running, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
 
 
-def _feed(running: Platform, sources: int, every: float, seconds: float) -> None:
+def _feed(running: Running, sources: int, every: float, seconds: float) -> None:
     """Files of each source in turn, evenly over the time."""
     names = tuple(f"scale-{number:04d}" for number in range(sources))
     first, now_ms = ORGANIZATIONS[0], time.time_ns() // 1_000_000
@@ -215,7 +242,7 @@ def _feed(running: Platform, sources: int, every: float, seconds: float) -> None
     time.sleep(max(began + seconds - time.monotonic(), 0.0))
 
 
-def _told(running: Platform, cpu: Counter[str], seconds: float, connections: int) -> dict[str, str]:
+def _told(running: Running, cpu: Counter[str], seconds: float, connections: int) -> Measured:
     objects, ingested, *latencies = _row(
         running,
         """
@@ -225,21 +252,20 @@ def _told(running: Platform, cpu: Counter[str], seconds: float, connections: int
         FROM raw_objects WHERE collector LIKE 'scale-%%'
         """,
     )
-    runs, worked = _row(running, "SELECT count(DISTINCT run_id), coalesce(sum(seconds), 0) FROM ledger")
+    (runs,) = _row(running, "SELECT count(DISTINCT run_id) FROM ledger")
     total = cpu.total() / 1000
-    return {
+    rows = {
         "files notified / queryable at the end": f"{objects:,} / {ingested:,}",
         "notification → queryable p50 / p95 / p99, s": " / ".join(f"{one:.1f}" for one in latencies[0] or ()),
         "runs that did work, a minute": f"{runs / seconds * 60:.1f}",
         "CPU in all, cores": f"{total / seconds:.3f}",
         **{f"- {role}": f"{used / 1000 / seconds:.3f}" for role, used in sorted(cpu.items())},
-        "the work itself (reading, sorting, writing, publishing), cores": f"{worked / seconds:.2f}",
-        "all else, of the CPU": f"{1 - worked / total:.0%}",
         "most connections to PostgreSQL at once": str(connections),
     }
+    return Measured(rows, total / seconds)
 
 
-def _row(running: Platform, query: str) -> tuple[Any, ...]:
+def _row(running: Running, query: str) -> tuple[Any, ...]:
     with running.lrdb.connection() as conn:
         row = conn.execute(query.encode()).fetchone()
     assert row is not None
