@@ -115,7 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     columns = {launcher: _measured(launcher, options, console) for launcher in options.launcher}
-    fed = f"{options.boxes} full boxes" if options.full else "a file"
+    fed = f"full boxes ({options.boxes})" if options.full else "a file"
     table = Table("measure", *columns, title=f"{options.sources} sources, {fed} each {options.every:g} s")
     for measure in {measure: None for column in columns.values() for measure in column.rows}:
         table.add_row(measure, *(column.rows.get(measure, "") for column in columns.values()))
