@@ -31,11 +31,11 @@ from rich.table import Table
 
 from bench.grow import grown_files
 from bench.ingest import boxes_of
-from bench.loop import PlainLake, plain_lake
+from bench.loop import looped_lake
 from lakerunner_dagster.lake.settings import BoxPolicy, Settings
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.local.demo import ORGANIZATIONS, DemoOrganization, DemoTraffic
-from lakerunner_dagster.local.dev import DAGSTER_YAML, Platform, platform
+from lakerunner_dagster.local.dev import DAGSTER_YAML, LocalLake, platform
 
 SAMPLE_SECONDS = 1.0
 """How often PostgreSQL's connections are counted."""
@@ -64,11 +64,9 @@ CODE_SERVER = "code server"
 LOOP = "loop"
 """What stands for a launcher where there is no Dagster."""
 
-Running = Platform | PlainLake
-
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Column:
     """A column of the table, and the CPU by which columns are compared: per box and without idling, or per second."""
 
     rows: dict[str, str]
@@ -127,7 +125,7 @@ def main() -> None:
     console.print(table)
 
 
-def _measured(launcher: str, options: argparse.Namespace, console: Console) -> Measured:
+def _measured(launcher: str, options: argparse.Namespace, console: Console) -> Column:
     with tempfile.TemporaryDirectory(prefix="lakerunner-bench-") as directory:
         Path(directory).chmod(0o711)
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -143,9 +141,9 @@ def _measured(launcher: str, options: argparse.Namespace, console: Console) -> M
             os.environ.update(before)
 
 
-def _running(launcher: str, directory: Path, console: Console) -> AbstractContextManager[Running]:
+def _running(launcher: str, directory: Path, console: Console) -> AbstractContextManager[LocalLake]:
     if launcher == LOOP:
-        return plain_lake(Settings(), console.print)
+        return looped_lake(Settings(), console.print)
     return platform(Settings(), 0, console.print, _dagster_yaml(launcher, directory))
 
 
@@ -157,7 +155,7 @@ def _dagster_yaml(launcher: str, directory: Path) -> Path:
     return path
 
 
-def _under_load(running: Running, options: argparse.Namespace) -> Measured:
+def _under_load(running: LocalLake, options: argparse.Namespace) -> Column:
     connections: list[int] = []
     ended = threading.Event()
     watch = threading.Thread(target=_count_connections, args=(running, connections, ended))
@@ -171,7 +169,7 @@ def _under_load(running: Running, options: argparse.Namespace) -> Measured:
     return _told(running, _cpu() - before, time.monotonic() - began, max(connections))
 
 
-def _full_boxes(running: Running, options: argparse.Namespace) -> Measured:
+def _full_boxes(running: LocalLake, options: argparse.Namespace) -> Column:
     """Each source gets its boxes; the CPU of all until everything is ingested, by box.
 
     One source comes before all others and is not counted, so that every process has done everything once.
@@ -200,28 +198,28 @@ def _full_boxes(running: Running, options: argparse.Namespace) -> Measured:
         "what an idle one uses meanwhile": f"{idled:.2f}",
         "CPU s of a full box without that": f"{net:.2f}",
     }
-    return Measured(rows, net)
+    return Column(rows, net)
 
 
-def _put_boxes(running: Running, box: list[bytes], number: int, boxes: int) -> None:
+def _put_boxes(running: LocalLake, box: list[bytes], number: int, boxes: int) -> None:
     for name, data in enumerate(box * boxes):
         key = f"otel-raw/{ORGANIZATIONS[0].organization_id}/scale-{number:04d}/traces/{name}.binpb.gz"
         running.store.put(key, data)
 
 
-def _await_ingested(running: Running, files: int) -> None:
+def _await_ingested(running: LocalLake, files: int) -> None:
     while _row(running, "SELECT count(ended_at) FROM raw_objects")[0] < files:
         failure = running.failure()
         assert failure is None, failure
         time.sleep(SAMPLE_SECONDS)
 
 
-def _count_connections(running: Running, counts: list[int], ended: threading.Event) -> None:
+def _count_connections(running: LocalLake, counts: list[int], ended: threading.Event) -> None:
     while not ended.wait(SAMPLE_SECONDS):
         counts.extend(_row(running, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
 
 
-def _feed(running: Running, sources: int, every: float, seconds: float) -> None:
+def _feed(running: LocalLake, sources: int, every: float, seconds: float) -> None:
     """Files of each source in turn, evenly over the time."""
     names = tuple(f"scale-{number:04d}" for number in range(sources))
     first, now_ms = ORGANIZATIONS[0], time.time_ns() // 1_000_000
@@ -242,7 +240,7 @@ def _feed(running: Running, sources: int, every: float, seconds: float) -> None:
     time.sleep(max(began + seconds - time.monotonic(), 0.0))
 
 
-def _told(running: Running, cpu: Counter[str], seconds: float, connections: int) -> Measured:
+def _told(running: LocalLake, cpu: Counter[str], seconds: float, connections: int) -> Column:
     objects, ingested, *latencies = _row(
         running,
         """
@@ -262,10 +260,10 @@ def _told(running: Running, cpu: Counter[str], seconds: float, connections: int)
         **{f"- {role}": f"{used / 1000 / seconds:.3f}" for role, used in sorted(cpu.items())},
         "most connections to PostgreSQL at once": str(connections),
     }
-    return Measured(rows, total / seconds)
+    return Column(rows, total / seconds)
 
 
-def _row(running: Running, query: str) -> tuple[Any, ...]:
+def _row(running: LocalLake, query: str) -> tuple[Any, ...]:
     with running.lrdb.connection() as conn:
         row = conn.execute(query.encode()).fetchone()
     assert row is not None

@@ -71,21 +71,43 @@ DEV_DEFAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
-    """A running platform: where its parts are, and what can be asked of them."""
+class LocalLake:
+    """A running lake that nothing schedules: where its parts are, and what can be asked of them."""
 
     bucket_directory: Path
-    ui_url: str
     http_url: str
     services: LocalServices
     children: Children
     lrdb: Lrdb
     store: Store
-    code_server: CodeServer
 
     def failure(self) -> str | None:
         """Which part has ended by itself, and what it said last; None while everything runs."""
-        return _failure(self.services, self.children)
+        ended = self.children.ended()
+        if ended is not None:
+            return f"{ended.name} has ended (exit code {ended.process.returncode}), see {ended.log}:\n{ended.tail()}"
+        return self.services.failure()
+
+    def wait_for(self, what: str, url: str) -> None:
+        """Return once ``url`` answers; ServiceFailed, with what has ended, where it does not in time."""
+        deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+        while not _answers(url):
+            failure = self.failure()
+            if failure or time.monotonic() > deadline:
+                raise ServiceFailed(failure or f"{what} did not answer at {url} within {STARTS_WITHIN_SECONDS:g} s")
+            time.sleep(POLL_SECONDS)
+
+    def wait_for_adapters(self) -> None:
+        """Return once notifications are taken."""
+        self.wait_for("the HTTP adapter", f"{self.http_url}/healthz")
+
+
+@dataclass(frozen=True, slots=True)
+class Platform(LocalLake):
+    """A lake and the Dagster that runs it."""
+
+    ui_url: str
+    code_server: CodeServer
 
     def status(self) -> list[SourceStatus]:
         """The state of every source."""
@@ -99,12 +121,11 @@ class Platform:
 
 
 @contextmanager
-def platform(
-    settings: Settings, ui_port: int, on_progress: Callable[[str], None], dagster_yaml: Path = DAGSTER_YAML
-) -> Iterator[Platform]:
-    """Everything, started in the order in which the parts need each other, and stopped when the block ends.
+def local_lake(settings: Settings, on_progress: Callable[[str], None]) -> Iterator[LocalLake]:
+    """Services, lrdb and adapters, started in the order in which they need each other, and stopped with the block.
 
-    A port that is taken (or 0) gives way to a free one. Raises AlreadyRunning or ServiceFailed, all stopped again.
+    The adapters may still be starting. A port that is taken (or 0) gives way to a free one. Raises AlreadyRunning or
+    ServiceFailed, all stopped again.
     """
     with ExitStack() as stack:
         on_progress("starting PostgreSQL and Kafka")
@@ -118,35 +139,47 @@ def platform(
         on_progress("migrating lrdb")
         prepare_lrdb(settings, running.bucket)
         lrdb = stack.enter_context(Lrdb(lrdb_url(settings), max_size=2))
-        ui_port, http_port = free_port(ui_port), free_port(settings.http_port)
-        children = Children(
-            settings.home.absolute() / "logs",
-            {"DAGSTER_HOME": str(_dagster_home(settings, dagster_yaml)), "LAKERUNNER_HTTP_PORT": str(http_port)},
-        )
+        http_port = free_port(settings.http_port)
+        children = Children(settings.home.absolute() / "logs", {"LAKERUNNER_HTTP_PORT": str(http_port)})
         stack.callback(children.stop)
-        on_progress("starting Dagster and the adapters")
-        _start(children, ui_port)
-        started = Platform(
+        on_progress("starting the adapters")
+        notify = [sys.executable, "-m", "lakerunner_dagster.cli", "notify"]
+        children.start("notify-directory", [*notify, "directory", DEMO_BUCKET])
+        children.start("notify-http", [*notify, "http"])
+        yield LocalLake(
             bucket_directory=running.bucket,
-            ui_url=f"http://127.0.0.1:{ui_port}",
             http_url=f"http://127.0.0.1:{http_port}",
             services=services,
             children=children,
             lrdb=lrdb,
             store=Store.open(local_bucket(running.bucket)),
-            code_server=CodeServer(f"http://127.0.0.1:{ui_port}"),
         )
-        _wait_for(started, "the HTTP adapter", f"{started.http_url}/healthz")
-        _wait_for(started, "Dagster's UI", f"{started.ui_url}/server_info")
+
+
+@contextmanager
+def platform(
+    settings: Settings, ui_port: int, on_progress: Callable[[str], None], dagster_yaml: Path = DAGSTER_YAML
+) -> Iterator[Platform]:
+    """Everything: ``local_lake``, which says what is raised, and Dagster, all of it ready."""
+    with local_lake(settings, on_progress) as lake:
+        ui_port = free_port(ui_port)
+        on_progress("starting Dagster")
+        _start_dagster(lake.children, ui_port, _dagster_home(settings, dagster_yaml))
+        ui_url = f"http://127.0.0.1:{ui_port}"
+        started = Platform(
+            bucket_directory=lake.bucket_directory,
+            http_url=lake.http_url,
+            services=lake.services,
+            children=lake.children,
+            lrdb=lake.lrdb,
+            store=lake.store,
+            ui_url=ui_url,
+            code_server=CodeServer(ui_url),
+        )
+        started.wait_for_adapters()
+        started.wait_for("Dagster's UI", f"{ui_url}/server_info")
         started.code_server.require_loaded()
         yield started
-
-
-def _failure(services: LocalServices, children: Children) -> str | None:
-    ended = children.ended()
-    if ended is not None:
-        return f"{ended.name} has ended (exit code {ended.process.returncode}), see {ended.log}:\n{ended.tail()}"
-    return services.failure()
 
 
 def _unfinished(conn: Conn, file: DemoFile) -> str | None:
@@ -184,21 +217,9 @@ def _dagster_home(settings: Settings, dagster_yaml: Path) -> Path:
     return home
 
 
-def _start(children: Children, ui_port: int) -> None:
-    notify = [sys.executable, "-m", "lakerunner_dagster.cli", "notify"]
-    children.start("notify-directory", [*notify, "directory", DEMO_BUCKET])
-    children.start("notify-http", [*notify, "http"])
+def _start_dagster(children: Children, ui_port: int, home: Path) -> None:
     dagster = [sys.executable, "-m", "dagster", "dev", "-m", "lakerunner_dagster.definitions"]
-    children.start("dagster", [*dagster, "-h", "127.0.0.1", "-p", str(ui_port)])
-
-
-def _wait_for(started: Platform, what: str, url: str) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
-    while not _answers(url):
-        failure = started.failure()
-        if failure or time.monotonic() > deadline:
-            raise ServiceFailed(failure or f"{what} did not answer at {url} within {STARTS_WITHIN_SECONDS:g} s")
-        time.sleep(POLL_SECONDS)
+    children.start("dagster", [*dagster, "-h", "127.0.0.1", "-p", str(ui_port)], DAGSTER_HOME=str(home))
 
 
 class DemoFeed:

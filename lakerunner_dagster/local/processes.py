@@ -58,22 +58,26 @@ class Children:
         self._environment = {**os.environ, **environment}
         self._children: list[Child] = []
 
-    def start(self, name: str, command: Sequence[str]) -> Child:
-        """Start ``command``; its output goes to ``{log directory}/{name}.log``, begun anew."""
+    def start(self, name: str, command: Sequence[str], **environment: str) -> Child:
+        """Start ``command``; its output goes to ``{log directory}/{name}.log``, begun anew.
+
+        ``environment`` comes on top of what all children get.
+        """
         self._log_directory.mkdir(parents=True, exist_ok=True)
         log = self._log_directory / f"{name}.log"
         with log.open("wb") as output:
-            child = Child(name, self._spawn(command, output), log)
+            child = Child(name, self._spawn(command, output, {**self._environment, **environment}), log)
         self._children.append(child)
         return child
 
-    def _spawn(self, command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    @staticmethod
+    def _spawn(command: Sequence[str], output: IO[bytes], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603  # our own commands
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=self._environment,
+            env=environment,
             start_new_session=True,
             preexec_fn=_prepare_to_end,  # noqa: PLW1509  # two system calls that take no lock
         )
