@@ -159,7 +159,7 @@ def _measured(running: Launching, create: list[Callable[[], str]]) -> Cost:
     warm, *runs = [one() for one in create]
     _launched(running, warm)
     server = _server(running)
-    before = server.cpu_times()
+    before, of_runs = server.cpu_times(), _cpu_of_runs(server)
     began = time.time()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         launched = list(threads.map(lambda run: _launched(running, run), runs))
@@ -169,7 +169,7 @@ def _measured(running: Launching, create: list[Callable[[], str]]) -> Cost:
         runs=len(runs),
         seconds=seconds,
         first_line=[began - at for (at, _), began in zip(launched, map(running.first_line, runs), strict=True)],
-        of_runs=after.children_user + after.children_system - before.children_user - before.children_system,
+        of_runs=_cpu_of_runs(server) - of_runs,
         of_server=after.user + after.system - before.user - before.system,
         of_daemon=sum(cpu for _, cpu in launched),
     )
@@ -193,6 +193,13 @@ def _server(running: Launching) -> psutil.Process:
         return zygotes[0]
     (server,) = [one for one in psutil.Process().children() if "grpc" in one.cmdline()]
     return server
+
+
+def _cpu_of_runs(server: psutil.Process) -> float:
+    """CPU seconds so far of its children: of those that have ended, and of those that go or wait for another run."""
+    ended = server.cpu_times()
+    going = [child.cpu_times() for child in server.children()]
+    return ended.children_user + ended.children_system + sum(one.user + one.system for one in going)
 
 
 def _table(what: str, costs: dict[str, Cost]) -> Table:

@@ -46,13 +46,15 @@ IDLE_SECONDS = 30.0
 STOCK = {"run_launcher": {"module": "dagster.core.launcher", "class": "DefaultRunLauncher"}}
 """What dagster.yaml says instead where Dagster's own launcher is measured."""
 
+ZYGOTE = "lakerunner_dagster.launcher.zygote"
+
 ROLES = {
     "dagster._daemon": "daemon",
     "dagster_webserver": "webserver",
     "notify": "adapters",
     "local.kafka": "Kafka",
     "bench.loop": "the loop",
-    "launcher.zygote": "zygote",
+    ZYGOTE: "zygote",
     "postgres": "PostgreSQL",
 }
 """What a word in a command line says a process is."""
@@ -97,8 +99,11 @@ def _processes() -> list[psutil.Process]:
 
 
 def _role(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    return next((role for word, role in ROLES.items() if word in command), CODE_SERVER)
+    command = process.cmdline()
+    parent = process.parent()
+    if parent is not None and parent.cmdline() == command and ZYGOTE in command:
+        return "runs"  # forked, and free for the next run
+    return next((role for word, role in ROLES.items() if word in " ".join(command)), CODE_SERVER)
 
 
 def main() -> None:

@@ -1,10 +1,13 @@
-"""What a forked child does: execute one run, or tell of one whose process could not.
+"""What a forked child does: execute runs, one after the other, or tell of one whose process could not.
 
-What belongs here: the life of a child. What does not: when one is forked (``zygote``).
+What belongs here: the life of a child. What does not: when one is forked, and which run it is given (``zygote``).
 
 A run is executed by the function behind ``dagster api execute_run``, so that its events are those of any other run
 worker. What comes before it: the child lays claim to its run, says who it is, and waits for the launcher's word. So
 there is no launch of which nobody knows whether it has happened, and no run with two processes.
+
+A run that has succeeded leaves its process to the next one, which finds it warm: pages of its own, connections, a heap.
+After any other end, or where threads, processes or much memory are left, the process ends with its run.
 """
 
 from __future__ import annotations
@@ -17,52 +20,63 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from dagster._cli.utils import get_instance_for_cli
 from dagster._core.instance.ref import InstanceRef
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
+from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt, pop_captured_interrupt
 
 from lakerunner_dagster.launcher import protocol
 from lakerunner_dagster.launcher.output import mirror_by_threads
-from lakerunner_dagster.launcher.process import RunProcess
+from lakerunner_dagster.launcher.process import RunProcess, executing, resident_bytes
 
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 WORD_SECONDS = 60.0
 """How long a child waits for the launcher's word before it gives up."""
 
 REPORT_ATTEMPTS = 6
-MOST_REASON_BYTES = 4000
+MOST_REASON_CHARACTERS = 4000
 
-_ENDED_ITSELF = b"\0"
+MOST_IDLE_BYTES = 1024 * 1024 * 1024
+"""A process that holds more than this after a run ends with it."""
+
 _OOM_SCORE = "300"
 
 
-def live(run_id: str, instance_ref: InstanceRef, launcher: socket.socket, end: int) -> None:
-    """Execute a run, from the fork to the process's end; called with ``INTERRUPTS`` blocked.
+def live(first: protocol.Work, zygote: socket.socket, instance_ref: InstanceRef, most_runs: int) -> None:
+    """Execute runs, from the fork to the process's end; called with ``INTERRUPTS`` blocked.
 
-    Through the pipe ``end`` the zygote learns that the run has told of its own end, or what went wrong instead.
+    It begins with the first, and takes the next one from the zygote for as long as nothing of the last one is left in
+    the process. After each it says that the run has told of its own end, or what went wrong instead.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with capture_interrupts():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
-        claim = _claim(run_id)
-        if claim is None:
-            with suppress(OSError):
-                protocol.send(launcher, {"claimed": True})
-        elif _is_told_to_go(launcher):
+        mirror_by_threads()
+        work: protocol.Work | None = first
+        runs = 0
+        while work is not None:
+            runs += 1
             try:
-                _go(run_id, instance_ref)
+                succeeded = _execute(work, instance_ref)
             except BaseException as error:  # its reason must reach the zygote, whatever it is
-                os.write(end, f"{type(error).__name__}: {error}".encode()[:MOST_REASON_BYTES])
+                protocol.say(zygote, {"reason": f"{type(error).__name__}: {error}"[:MOST_REASON_CHARACTERS]})
                 raise
-        os.write(end, _ENDED_ITSELF)
+            again = succeeded and runs < most_runs and _is_as_forked()
+            protocol.say(zygote, {"ended": True, "free": again})
+            work = protocol.receive_work(zygote) if again else None
         _wait_for_what_it_started()
+
+
+def _is_as_forked() -> bool:
+    """Whether nothing of a run is left that would reach into the next one, or that no idle process should hold."""
+    alone = threading.active_count() == 1 and not multiprocessing.active_children()
+    return alone and resident_bytes(os.getpid()) <= MOST_IDLE_BYTES
 
 
 def _wait_for_what_it_started() -> None:
@@ -74,13 +88,17 @@ def _wait_for_what_it_started() -> None:
     multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def what_was_said(end: int) -> str | None:
-    """What a child said of its end, read when it has ended: None where all is well, "" where it said nothing."""
-    try:
-        said = os.read(end, MOST_REASON_BYTES)
-    except BlockingIOError:  # a process that it has left behind holds the pipe
-        return ""
-    return None if said.endswith(_ENDED_ITSELF) else said.decode(errors="replace")
+def _execute(work: protocol.Work, instance_ref: InstanceRef) -> bool:
+    """Execute a run if it is ours to execute; whether it left all well."""
+    with work.launcher, ExitStack() as held:
+        claim = _claim(work.run_id)
+        if claim is None:
+            protocol.say(work.launcher, {"claimed": True})
+            return True
+        held.enter_context(claim)
+        held.callback(pop_captured_interrupt)  # called for this run, heard at its end: none of the next one's
+        process = held.enter_context(executing())
+        return not _is_told_to_go(work.launcher, process) or _go(work.run_id, process, instance_ref)
 
 
 def _claim(run_id: str) -> socket.socket | None:
@@ -94,10 +112,10 @@ def _claim(run_id: str) -> socket.socket | None:
     return claim
 
 
-def _is_told_to_go(launcher: socket.socket) -> bool:
+def _is_told_to_go(launcher: socket.socket, process: RunProcess) -> bool:
     launcher.settimeout(WORD_SECONDS)
     try:
-        protocol.send(launcher, {"process": asdict(RunProcess.this())})
+        protocol.send(launcher, {"process": asdict(process)})
         return protocol.receive(launcher) is not None
     except OSError:
         return False
@@ -105,17 +123,21 @@ def _is_told_to_go(launcher: socket.socket) -> bool:
         launcher.close()
 
 
-def _go(run_id: str, instance_ref: InstanceRef) -> None:
+def _go(run_id: str, process: RunProcess, instance_ref: InstanceRef) -> bool:
+    """Execute a run; whether it has succeeded."""
     _differ_from_siblings(run_id)
-    mirror_by_threads()
+    ends: list[DagsterEventType] = []
     with get_instance_for_cli(instance_ref=instance_ref) as instance:
         # Told before the run's state is looked at. Who cancels it writes the state first and looks for the process
         # then, so that one of the two sees the other.
-        instance.add_run_tags(run_id, RunProcess.this().tag())
+        instance.add_run_tags(run_id, process.tag())
         if not _end_if_canceled(instance, run_id):
-            _execute_run_command_body(run_id, instance, lambda _event: None, set_exit_code_on_failure=False)
+            _execute_run_command_body(
+                run_id, instance, lambda event: ends.append(event.event_type), set_exit_code_on_failure=False
+            )
             if check_captured_interrupt():  # one that came before any step could take it
                 _end_if_canceled(instance, run_id)
+    return DagsterEventType.RUN_SUCCESS in ends
 
 
 def _differ_from_siblings(run_id: str) -> None:

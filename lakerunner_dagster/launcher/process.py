@@ -5,15 +5,22 @@ its state means for the run (``fork``).
 
 A process id is given to another process sooner or later. Together with the time at which the kernel started the
 process, the boot and the namespace of process ids it is given to one only.
+
+A process executes other runs later. So a run's process has an ear while it executes the run: a pipe of which the kernel
+says by SIGTERM that something was written into it. Who wants to interrupt the run writes, and not after its end: the
+pipe has gone with it, so that no interrupt can reach the wrong run.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -42,19 +49,14 @@ def _stat(pid: int) -> list[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class RunProcess:
-    """A process: its id, when it was started (clock ticks since boot), and on which machine."""
+    """A process: its id, when it was started (clock ticks since boot), on which machine, and its ear's descriptor."""
 
     pid: int
     started: int
     machine: str
     host: str
-
-    @classmethod
-    def this(cls) -> RunProcess:
-        """The calling process."""
-        stat = _stat(os.getpid())
-        assert stat is not None  # noqa: S101  # we are
-        return cls(os.getpid(), int(stat[_START_TICKS]), _machine(), socket.gethostname())
+    ear: int
+    ear_inode: int
 
     @classmethod
     def of(cls, tags: Mapping[str, str]) -> RunProcess | None:
@@ -70,29 +72,65 @@ class RunProcess:
         return self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """Whether it goes on; one that has ended and waits to be reaped does not."""
+        """Whether it executes the run still; one that has ended and waits to be reaped does not."""
         stat = _stat(self.pid) if self.is_of_this_machine() else None
-        return stat is not None and int(stat[_START_TICKS]) == self.started and stat[_STATE] not in "ZX"
+        if stat is None or int(stat[_START_TICKS]) != self.started or stat[_STATE] in "ZX":
+            return False
+        try:
+            return self._ear.stat().st_ino == self.ear_inode
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
     def interrupt(self) -> bool:
-        """Ask it to end, as SIGTERM does; False where it is gone."""
-        try:
-            handle = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        """Ask it to end the run, as SIGTERM does; False where it executes it no more."""
+        if not self.is_of_this_machine():
             return False
         try:
-            # Looked at while the handle is held: from here on it cannot become another process.
-            if not self.is_alive():
+            bell = os.open(self._ear, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ESRCH, errno.ENXIO}:
+                raise
+            return False
+        try:
+            # Looked at while the pipe is held: from here on it cannot become another one.
+            if os.fstat(bell).st_ino != self.ear_inode or not self.is_alive():
                 return False
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-        except ProcessLookupError:
+            os.write(bell, b"!")
+        except BrokenPipeError:
             return False
         finally:
-            os.close(handle)
+            os.close(bell)
         return True
+
+    @property
+    def _ear(self) -> Path:
+        return Path(f"/proc/{self.pid}/fd/{self.ear}")
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.host}"
+
+
+@contextmanager
+def executing() -> Iterator[RunProcess]:
+    """The calling process, with an ear for as long as the context lasts; for the main thread."""
+    stat = _stat(os.getpid())
+    assert stat is not None  # noqa: S101  # we are
+    ear, bell = os.pipe()  # the bell is kept: a pipe also says so when its last writer goes
+    try:
+        fcntl.fcntl(ear, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(ear, fcntl.F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(ear, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        yield RunProcess(
+            pid=os.getpid(),
+            started=int(stat[_START_TICKS]),
+            machine=_machine(),
+            host=socket.gethostname(),
+            ear=ear,
+            ear_inode=os.fstat(ear).st_ino,
+        )
+    finally:
+        os.close(ear)
+        os.close(bell)
 
 
 def resident_bytes(pid: int) -> int:

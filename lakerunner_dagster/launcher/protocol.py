@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -33,13 +34,16 @@ class Ask(StrEnum):
 class Load:
     """The first request: what to load, and the bounds to keep.
 
-    ``instance_ref`` and ``repository_origin`` are serialized by Dagster. The memory limit is of a child's resident
-    bytes; None: none.
+    ``instance_ref`` and ``repository_origin`` are serialized by Dagster. A child executes at most ``runs_per_child``
+    runs, and ends when it has been free for ``free_seconds``. The memory limit is of a child's resident bytes; None:
+    none.
     """
 
     instance_ref: str
     repository_origin: str
     max_children: int
+    runs_per_child: int
+    free_seconds: float
     memory_limit_bytes: int | None
 
     def message(self) -> dict[str, Any]:
@@ -50,6 +54,14 @@ class Load:
     def of(cls, message: Mapping[str, Any]) -> Load:
         """From a packet."""
         return cls(**{name: message[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A run to execute, and the socket of the launcher that waits for its answer."""
+
+    run_id: str
+    launcher: socket.socket
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -64,6 +76,12 @@ def send(to: socket.socket, message: Mapping[str, Any], answer: socket.socket | 
         to.sendmsg(data)
     else:
         socket.send_fds(to, data, [answer.fileno()])
+
+
+def say(to: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send a packet if somebody is there to take it."""
+    with suppress(OSError):
+        send(to, message)
 
 
 def receive(source: socket.socket) -> dict[str, Any] | None:
@@ -84,3 +102,9 @@ def receive_request(channel: socket.socket) -> tuple[dict[str, Any], socket.sock
     if not data:
         return None
     return dict(json.loads(data)), socket.socket(fileno=descriptors[0])
+
+
+def receive_work(zygote: socket.socket) -> Work | None:
+    """The next run for a child; None where there is none for it any more."""
+    request = receive_request(zygote)
+    return Work(str(request[0]["run_id"]), request[1]) if request is not None else None

@@ -1,25 +1,29 @@
-"""The zygote: a process with one code location loaded and nothing open, which forks a child for each run.
+"""The zygote: a process with one code location loaded and nothing open, which forks the children that execute runs.
 
-What belongs here: forking, reaping, and the bounds on number and memory. What does not: what is loaded (``warmth``),
-what a child does (``child``), and who asks (``zygotes``).
+What belongs here: which child gets a run, forking, reaping, and the bounds on number and memory. What does not: what is
+loaded (``warmth``), what a child does (``child``), and who asks (``zygotes``).
 
-It has one thread and sleeps until its launcher asks for something or a child ends. When the launcher closes the
-channel, by its own death at the latest, it takes no more requests and ends with its last child.
+A run goes to the child that has become free last, and where none is free a child is forked. One that stays free is let
+go. The zygote has one thread and sleeps until its launcher asks for something, or a child has something
+to say or ends. When the launcher closes the channel, by its own death at the latest, it takes no more requests, lets
+free children go, and ends with its last child.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import select
 import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from dagster._core.instance.ref import InstanceRef
@@ -36,13 +40,43 @@ MOST_FATES = 1000
 
 @dataclass(slots=True)
 class _Child:
-    """A child: the run that it executes, or None where it tells of another's end; ``held`` over its memory limit."""
+    """A child: its run, or None where it is free since a time (monotonic s), or tells of another one's end.
+
+    ``said`` is its last word on its run; ``held`` what it held in memory when that was over its limit.
+    """
 
     pid: int
     handle: int
-    end: int
+    channel: socket.socket
     run_id: str | None
+    free_since: float | None = None
+    said: dict[str, Any] | None = None
     held: int | None = None
+
+    def give(self, run_id: str, launcher: socket.socket) -> bool:
+        """Have it execute a run; False where it has ended."""
+        try:
+            protocol.send(self.channel, {"run_id": run_id}, launcher)
+        except OSError:
+            return False
+        self.run_id, self.free_since, self.said = run_id, None, None
+        return True
+
+    def let_go(self) -> None:
+        """Have it end, for it will get no run any more."""
+        self.free_since = None
+        with suppress(OSError):  # it has ended by itself
+            self.channel.shutdown(socket.SHUT_WR)
+
+    def hear(self) -> bool:
+        """Take what it has to say; False where it will say nothing more."""
+        word = protocol.receive(self.channel)
+        if word is None:
+            return False
+        self.said = word
+        if word.get("free"):
+            self.run_id, self.free_since = None, time.monotonic()
+        return True
 
 
 class Zygote:
@@ -56,7 +90,7 @@ class Zygote:
         self._children: dict[int, _Child] = {}
         self._fates: OrderedDict[str, str] = OrderedDict()
         self._poll = selectors.PollSelector()
-        self._poll.register(channel, select.POLLIN)
+        self._poll.register(channel, selectors.EVENT_READ, self._answer)
         self._serves = True
 
     def serve(self) -> None:
@@ -65,11 +99,9 @@ class Zygote:
         signal.signal(signal.SIGINT, self._retire)
         while self._serves or self._children:
             for key, _ in self._poll.select(self._patience()):
-                if key.fileobj is self._channel:
-                    self._answer()
-                else:
-                    self._bury(self._children[key.fd])
+                key.data()
             self._hold_to_limit()
+            self._let_free_go()
 
     def _retire(self, _number: int, _frame: object) -> None:
         # As if the launcher had closed it, which thereby learns that there is no more to ask of us.
@@ -77,7 +109,10 @@ class Zygote:
             self._channel.shutdown(socket.SHUT_RDWR)
 
     def _patience(self) -> float | None:
-        return MEMORY_POLL_SECONDS if self._load.memory_limit_bytes and self._children else None
+        if self._load.memory_limit_bytes and any(one.run_id for one in self._children.values()):
+            return MEMORY_POLL_SECONDS
+        since = [one.free_since for one in self._children.values() if one.free_since is not None]
+        return max(0.0, min(since) + self._load.free_seconds - time.monotonic()) if since else None
 
     def _answer(self) -> None:
         request = protocol.receive_request(self._channel)
@@ -96,31 +131,43 @@ class Zygote:
     def _launch(self, run_id: str, launcher: socket.socket) -> None:
         if sum(one.run_id is not None for one in self._children.values()) >= self._load.max_children:
             protocol.send(launcher, {"full": self._load.max_children})
-        elif threads.count() != 1:
-            protocol.send(launcher, {"error": f"the zygote has other threads: {self._watch.culprits()}"})
-        else:
-            try:
-                self._fork(run_id, lambda end: child.live(run_id, self._instance_ref, launcher, end))
-            except OSError as error:
-                protocol.send(launcher, {"error": f"no process can be forked: {error}"})
+        elif not self._is_given_to_free(run_id, launcher):
+            self._fork_for(run_id, launcher)
 
-    def _fork(self, run_id: str | None, life: Callable[[int], None]) -> None:
-        read, write = os.pipe()
-        os.set_blocking(read, False)
+    def _is_given_to_free(self, run_id: str, launcher: socket.socket) -> bool:
+        free = [one for one in self._children.values() if one.free_since is not None]
+        latest_first = sorted(free, key=lambda one: one.free_since or 0, reverse=True)
+        return any(one.give(run_id, launcher) for one in latest_first)
+
+    def _fork_for(self, run_id: str, launcher: socket.socket) -> None:
+        if threads.count() != 1:
+            protocol.send(launcher, {"error": f"the zygote has other threads: {self._watch.culprits()}"})
+            return
+        work = protocol.Work(run_id, launcher)
+        try:
+            self._fork(run_id, lambda us: child.live(work, us, self._instance_ref, self._load.runs_per_child))
+        except OSError as error:
+            protocol.send(launcher, {"error": f"no process can be forked: {error}"})
+
+    def _fork(self, run_id: str | None, life: Callable[[socket.socket], None]) -> None:
+        ours, theirs = protocol.pair()
+        ours.setblocking(False)
         # What arrives before the child can handle it waits: our own handler is not for it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, child.INTERRUPTS)
         try:
             pid = os.fork()
             if pid == 0:
-                self._become(life, write)
-            handle = os.pidfd_open(pid)
-            self._children[handle] = _Child(pid, handle, read, run_id)
-            self._poll.register(handle, select.POLLIN)
+                ours.close()
+                self._become(life, theirs)
+            forked = _Child(pid, os.pidfd_open(pid), ours, run_id)
+            self._children[forked.handle] = forked
+            self._poll.register(forked.handle, selectors.EVENT_READ, partial(self._bury, forked))
+            self._poll.register(ours, selectors.EVENT_READ, partial(self._hear, forked))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(write)
+            theirs.close()
 
-    def _become(self, life: Callable[[int], None], end: int) -> NoReturn:
+    def _become(self, life: Callable[[socket.socket], None], zygote: socket.socket) -> NoReturn:
         """In the child: let go of what is the zygote's, live, and end without returning into the zygote's frames."""
         code = 1
         try:
@@ -128,8 +175,8 @@ class Zygote:
             self._poll.close()
             for sibling in self._children.values():
                 os.close(sibling.handle)
-                os.close(sibling.end)
-            life(end)
+                sibling.channel.close()
+            life(zygote)
             code = 0
         except BaseException:  # noqa: BLE001  # nothing may pass: below is the zygote's loop
             traceback.print_exc()
@@ -139,17 +186,25 @@ class Zygote:
                 sys.stderr.flush()
             os._exit(code)
 
+    def _hear(self, living: _Child) -> None:
+        if living.handle in self._children and not living.hear():
+            self._poll.unregister(living.channel)
+
     def _bury(self, dead: _Child) -> None:
         """Reap a child; where it could not tell how its run ended, have it told."""
         _, status = os.waitpid(dead.pid, 0)
-        said = child.what_was_said(dead.end)
-        self._poll.unregister(dead.handle)
+        with suppress(BlockingIOError):  # a process that it has left behind holds its end
+            while dead.hear():
+                pass
+        for each in (dead.handle, dead.channel):
+            if each in self._poll.get_map():
+                self._poll.unregister(each)
         os.close(dead.handle)
-        os.close(dead.end)
+        dead.channel.close()
         del self._children[dead.handle]
-        if dead.run_id is None or said is None:
+        if dead.run_id is None or (dead.said and "ended" in dead.said):
             return
-        reason = self._reason(dead, status, said)
+        reason = self._reason(dead, status, str((dead.said or {}).get("reason", "")))
         self._fates[dead.run_id] = reason
         if len(self._fates) > MOST_FATES:
             self._fates.popitem(last=False)
@@ -163,7 +218,7 @@ class Zygote:
     def _have_told(self, run_id: str, reason: str) -> None:
         """In a child of its own: telling takes a connection, and may take time."""
 
-        def life(_end: int) -> None:
+        def life(_zygote: socket.socket) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             child.tell(run_id, self._instance_ref, reason)
@@ -172,6 +227,12 @@ class Zygote:
             self._fork(None, life)
         except OSError as error:  # run monitoring will find it
             sys.stderr.write(f"the end of run {run_id} cannot be told: {error}. {reason}\n")
+
+    def _let_free_go(self) -> None:
+        due = time.monotonic() - self._load.free_seconds if self._serves else math.inf
+        for one in self._children.values():
+            if one.free_since is not None and one.free_since <= due:
+                one.let_go()
 
     def _hold_to_limit(self) -> None:
         """Kill who holds too much. Resident bytes: limits of address space count what is reserved and never used."""

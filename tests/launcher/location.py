@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -63,6 +64,12 @@ def waiting(context: dg.AssetExecutionContext) -> None:
 
 
 @dg.asset
+def lingering() -> None:
+    """Leaves a thread behind."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+@dg.asset
 def leaving() -> None:
     """Leaves without a word."""
     os._exit(3)
@@ -113,6 +120,6 @@ def busy(context: dg.AssetExecutionContext) -> None:
 
 
 defs = dg.Definitions(
-    assets=[simple, failing, waiting, leaving, leaving_in_silence, crashing, hungry, chance, busy],
+    assets=[simple, failing, waiting, lingering, leaving, leaving_in_silence, crashing, hungry, chance, busy],
     executor=dg.in_process_executor,
 )

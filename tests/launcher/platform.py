@@ -172,6 +172,18 @@ class Launching:
         eventually(lambda: self.place.mark(f"begun-{run_id}") is not None, f"the asset of {run_id} begins")
         return self.process(run_id)
 
+    def succeeded(self, asset: str) -> str:
+        """A run of an asset that has succeeded; its id."""
+        run_id = self.run(asset)
+        assert self.wait(run_id) is dg.DagsterRunStatus.SUCCESS, self.messages(run_id)
+        return run_id
+
+    def free(self, run_id: str) -> psutil.Process:
+        """The process of a run that has succeeded, once it waits for another one."""
+        process = self.process(run_id)
+        eventually(lambda: not process.is_alive(), f"the process of {run_id} is free")
+        return psutil.Process(process.pid)
+
     def reload(self) -> None:
         """Load the code location anew, as the button in the UI does."""
         self.workspace.reload_code_location(NAME)

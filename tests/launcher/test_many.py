@@ -23,6 +23,9 @@ SCALE = int(os.environ.get("TEST_LAUNCHER_SCALE", "1"))
 TRIVIAL_RUNS = 100 * SCALE
 BUSY_RUNS = 50 * SCALE
 
+FREE_SECONDS = 0.5
+"""Longer than there is nothing to do while runs go, so that processes execute many of them."""
+
 
 @pytest.fixture
 def kafka(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +70,7 @@ def test_pyarrow_duckdb_psycopg_and_kafka_work_in_every_child(opened: Open) -> N
 
 
 def test_many_runs_leave_no_process_descriptor_file_or_connection(tmp_of_its_own: Path, opened: Open) -> None:
-    running = opened()
+    running = opened(free_seconds=FREE_SECONDS)
     _all(running, "simple", 1)
     (zygote,) = running.zygotes()
     eventually(lambda: _children_gone(zygote), "the first child is reaped")

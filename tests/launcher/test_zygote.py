@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import dagster as dg
 import psutil
@@ -22,12 +22,20 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from lakerunner_dagster.launcher import fork
 from lakerunner_dagster.launcher.errors import ZygoteFailed
-from lakerunner_dagster.launcher.process import RunProcess
+from lakerunner_dagster.launcher.process import RunProcess, executing
 from tests.launcher.conftest import Open
 from tests.launcher.platform import Launching, starting
 from tests.waiting import eventually
 
 MEMORY_LIMIT_BYTES = 400 * 1024 * 1024
+
+EXECUTING = """
+import dataclasses, json, signal
+from lakerunner_dagster.launcher.process import executing
+with executing() as process:
+    print(json.dumps(dataclasses.asdict(process)), flush=True)
+    signal.pause()
+"""
 
 STARTS_A_THREAD = """
 import threading
@@ -150,6 +158,46 @@ def test_without_a_place_in_time_the_run_goes_back_to_the_queue(opened: Open, mo
     assert running.wait(first) is dg.DagsterRunStatus.SUCCESS
 
 
+def test_a_process_ends_after_its_number_of_runs(opened: Open) -> None:
+    running = opened(runs_per_child=2)
+    first = running.succeeded("simple")
+    process = running.free(first)
+    second = running.succeeded("simple")
+    assert running.process(second).pid == process.pid
+    eventually(lambda: not process.is_running(), "it ends")
+    assert running.process(running.succeeded("simple")).pid != process.pid
+
+
+def test_with_one_run_for_each_process_none_waits_for_another(opened: Open) -> None:
+    running = opened(runs_per_child=1)
+    process = psutil.Process(running.process(running.succeeded("simple")).pid)
+    eventually(lambda: not process.is_running(), "it ends")
+
+
+def test_a_process_that_no_run_comes_for_is_let_go(opened: Open) -> None:
+    running = opened(free_seconds=0.1)
+    process = psutil.Process(running.process(running.succeeded("simple")).pid)
+    eventually(lambda: not process.is_running(), "it ends")
+    running.succeeded("simple")
+
+
+def test_free_processes_end_with_their_zygote(opened: Open) -> None:
+    running = opened()
+    process = running.free(running.succeeded("simple"))
+    (zygote,) = running.zygotes()
+    os.kill(zygote.pid, signal.SIGKILL)
+    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "it ends")
+    running.succeeded("simple")
+
+
+def test_free_processes_end_when_their_code_is_replaced(opened: Open) -> None:
+    running = opened()
+    process = running.free(running.succeeded("simple"))
+    running.reload()
+    running.succeeded("simple")
+    eventually(lambda: not process.is_running(), "it ends")
+
+
 def test_code_that_starts_a_thread_is_run_by_the_code_server_with_one_warning_that_names_it(
     opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,25 +280,23 @@ def test_a_run_can_be_canceled_from_another_process_than_its_daemon(opened: Open
 
 
 def test_a_recycled_process_id_is_never_taken_for_the_run() -> None:
-    me = RunProcess.this()
-    assert me.is_alive()
-    assert RunProcess.of(me.tag()) == me
-    recycled = replace(me, started=me.started - 1)
-    assert not recycled.is_alive()
-    assert not recycled.interrupt()  # we would be interrupted
-    elsewhere = replace(me, machine="another boot")
-    assert not elsewhere.is_alive()
-    assert not elsewhere.interrupt()
+    with executing() as me:
+        assert me.is_alive()
+        assert RunProcess.of(me.tag()) == me
+        recycled = replace(me, started=me.started - 1)
+        assert not recycled.is_alive()
+        assert not recycled.interrupt()  # we would be interrupted
+        elsewhere = replace(me, machine="another boot")
+        assert not elsewhere.is_alive()
+        assert not elsewhere.interrupt()
 
 
 def test_a_process_that_waits_to_be_reaped_has_ended() -> None:
-    process = subprocess.Popen(["sleep", "60"])
-    identity = RunProcess(process.pid, _started(process.pid), RunProcess.this().machine, RunProcess.this().host)
-    assert identity.is_alive()
-    assert identity.interrupt()
-    eventually(lambda: not identity.is_alive(), "it ends")
-    process.wait()
-
-
-def _started(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    with subprocess.Popen([sys.executable, "-c", EXECUTING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        identity = RunProcess(**json.loads(process.stdout.readline()))
+        assert identity.is_alive()
+        assert identity.interrupt()
+        eventually(lambda: not identity.is_alive(), "it ends")
+        assert not identity.interrupt()
+    assert process.returncode == -signal.SIGTERM
