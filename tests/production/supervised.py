@@ -105,8 +105,9 @@ class Production:
         }
 
     def _configure_dagster(self) -> None:
-        """The project's dagster.yaml, with monitoring that is in haste too, and a workspace of the one code server."""
+        """The project's dagster.yaml, with monitoring and launcher in haste too, and a workspace of the code server."""
         configuration = yaml.safe_load(DAGSTER_YAML.read_text())
+        configuration["run_launcher"]["config"]["free_seconds"] = 5
         configuration["run_monitoring"] |= {"start_timeout_seconds": 20, "poll_interval_seconds": 2}
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(configuration | self._dagster))
         server = {"host": "127.0.0.1", "port": self._port, "location_name": LOCATION}
