@@ -32,6 +32,7 @@ QUESTIONS: Mapping[type[Storage], tuple[str, ...]] = MappingProxyType(
         ),
         PostgresEventLogStorage: ("has_table", "_has_asset_key_col_on_connection", "has_secondary_index"),
         PostgresScheduleStorage: (
+            "has_instigators_table",
             "_has_instigators_table",
             "_has_asset_daemon_asset_evaluations_table",
             "has_secondary_index_table",

@@ -62,7 +62,7 @@ class SettingsPostgresStorage(DagsterPostgresStorage):
         config_value: Mapping[str, Any],  # noqa: ARG003  # empty, by config_type
     ) -> DagsterStorage:
         """The storage; NoDagsterStorage where it is not configured or does not answer."""
-        settings = Settings()
+        settings = Settings.current()
         url = settings.dagster_database_url
         if url is None:
             if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):

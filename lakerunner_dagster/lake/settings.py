@@ -6,9 +6,11 @@ What belongs here: names, types, defaults and what they mean (``docs/configurati
 
 from __future__ import annotations
 
+import os
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -38,6 +40,26 @@ class _Group(BaseSettings):
             raise ConfigurationError(
                 f"{_unusable(type(self), error)}; docs/configuration.md tells what each setting may be"
             ) from None
+
+    @classmethod
+    def current(cls) -> Self:
+        """What is set now; read again only where the environment or ``.env`` has changed, for reading takes ms."""
+        return cast("Self", _read(cls, frozenset(os.environ.items()), _dotenv()))
+
+
+@lru_cache(maxsize=64)
+def _read(group: type[_Group], _environment: frozenset[tuple[str, str]], _file: tuple[object, ...]) -> _Group:
+    return group()
+
+
+def _dotenv() -> tuple[object, ...]:
+    """Which ``.env`` counts, and what tells that it has changed; it is replaced as a whole by who writes it here."""
+    path = Path(".env").absolute()
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (path,)
+    return (path, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _unusable(group: type[BaseSettings], error: ValidationError | SettingsError) -> str:

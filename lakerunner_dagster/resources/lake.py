@@ -24,7 +24,7 @@ class LakeResource(dg.ConfigurableResource[Lake]):
     @contextmanager
     def open(self) -> Iterator[Lake]:
         """The lake, for as long as the context lasts; ConfigurationError where the settings name none."""
-        lake = open_lake(Settings())
+        lake = open_lake(Settings.current())
         try:
             yield lake
         finally:

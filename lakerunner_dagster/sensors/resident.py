@@ -58,8 +58,9 @@ _slot = _Slot()
 
 def resident() -> Resident:
     """The resident of this process: opened at its first tick, and again where the settings have changed."""
-    settings = Settings()
-    needed = (os.getpid(), settings, Limits(), BoxPolicy(), CompactionPolicy(), RollupPolicy())
+    settings = Settings.current()
+    policies = (BoxPolicy.current(), CompactionPolicy.current(), RollupPolicy.current())
+    needed = (os.getpid(), settings, Limits.current(), *policies)
     with _slot.lock:
         if _slot.resident is None or _slot.opened_for != needed:
             _close()

@@ -48,8 +48,8 @@ class Lake:
     lrdb: Lrdb
     bus: Bus
     stores: Stores
-    compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
-    rollup: RollupPolicy = field(default_factory=RollupPolicy)
+    compaction: CompactionPolicy = field(default_factory=CompactionPolicy.current)
+    rollup: RollupPolicy = field(default_factory=RollupPolicy.current)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -67,7 +67,14 @@ def open_lake(settings: Settings) -> Lake:
     """The lake of these settings; ConfigurationError where they name no database or no Kafka."""
     bus = open_bus(settings)
     lrdb = Lrdb(lrdb_url(settings), min_size=1, max_size=CONNECTIONS)
-    return Lake(settings=settings, limits=Limits(), policy=BoxPolicy(), lrdb=lrdb, bus=bus, stores=Stores(lrdb))
+    return Lake(
+        settings=settings,
+        limits=Limits.current(),
+        policy=BoxPolicy.current(),
+        lrdb=lrdb,
+        bus=bus,
+        stores=Stores(lrdb),
+    )
 
 
 def open_bus(settings: Settings) -> Bus:
