@@ -40,6 +40,12 @@ from lakerunner_dagster.local.dev import DAGSTER_YAML, LocalLake, platform
 SAMPLE_SECONDS = 1.0
 """How often PostgreSQL's connections are counted."""
 
+WARM_SOURCES = 3
+"""Sources that come first and are not counted: as many as runs go at once (``max_concurrent_runs``)."""
+
+WARM_SECONDS = 20.0
+"""How long a trickle goes before it is measured: until the zygote has loaded, and what it has given is ingested."""
+
 IDLE_SECONDS = 30.0
 """How long an idle platform is watched before it gets full boxes."""
 
@@ -161,38 +167,44 @@ def _dagster_yaml(launcher: str, directory: Path) -> Path:
 
 
 def _under_load(running: LocalLake, options: argparse.Namespace) -> Column:
+    if options.sources:
+        _feed(running, "before", WARM_SOURCES, WARM_SECONDS, WARM_SECONDS)
+    _, runs = _worked(running)
     connections: list[int] = []
     ended = threading.Event()
     watch = threading.Thread(target=_count_connections, args=(running, connections, ended))
     watch.start()
     before, began = _cpu(), time.monotonic()
     try:
-        _feed(running, options.sources, options.every, options.minutes * 60)
+        _feed(running, "scale", options.sources, options.every, options.minutes * 60)
     finally:
         ended.set()
         watch.join()
-    return _told(running, _cpu() - before, time.monotonic() - began, max(connections))
+    cpu, seconds = _cpu() - before, time.monotonic() - began
+    return _told(running, cpu, seconds, max(connections), _worked(running)[1] - runs)
 
 
 def _full_boxes(running: LocalLake, options: argparse.Namespace) -> Column:
     """Each source gets its boxes; the CPU of all until everything is ingested, by box.
 
-    One source comes before all others and is not counted, so that every process has done everything once.
+    Some sources come before all others and are not counted, so that every process has done everything once.
     """
     box = next(boxes_of(grown_files(Signal.TRACES), BoxPolicy().bytes))
-    _put_boxes(running, box, 0, 1)
-    _await_ingested(running, len(box))
+    for number in range(WARM_SOURCES):
+        _put_boxes(running, box, number, 1)
+    _await_ingested(running, WARM_SOURCES * len(box))
+    worked = _worked(running)
     before = _cpu()
     time.sleep(IDLE_SECONDS)
     idle = (_cpu() - before).total() / 1000 / IDLE_SECONDS
     before, began = _cpu(), time.monotonic()
     for number in range(options.sources):
         time.sleep(max(began + number * options.every - time.monotonic(), 0.0))
-        _put_boxes(running, box, number + 1, options.boxes)
+        _put_boxes(running, box, WARM_SOURCES + number, options.boxes)
     fed = options.sources * options.boxes
-    _await_ingested(running, (fed + 1) * len(box))
+    _await_ingested(running, (WARM_SOURCES + fed) * len(box))
     cpu, seconds = _cpu() - before, time.monotonic() - began
-    boxes, runs = _row(running, "SELECT count(DISTINCT box_id) - 1, count(DISTINCT run_id) - 1 FROM ledger")
+    boxes, runs = (now - earlier for now, earlier in zip(_worked(running), worked, strict=True))
     idled = idle * seconds / fed
     net = cpu.total() / 1000 / fed - idled
     rows = {
@@ -204,6 +216,12 @@ def _full_boxes(running: LocalLake, options: argparse.Namespace) -> Column:
         "CPU s of a full box without that": f"{net:.2f}",
     }
     return Column(rows, net)
+
+
+def _worked(running: LocalLake) -> tuple[int, int]:
+    """Boxes that are done, and runs that have done any."""
+    boxes, runs = _row(running, "SELECT count(DISTINCT box_id), count(DISTINCT run_id) FROM ledger")
+    return boxes, runs
 
 
 def _put_boxes(running: LocalLake, box: list[bytes], number: int, boxes: int) -> None:
@@ -224,9 +242,9 @@ def _count_connections(running: LocalLake, counts: list[int], ended: threading.E
         counts.extend(_row(running, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
 
 
-def _feed(running: LocalLake, sources: int, every: float, seconds: float) -> None:
+def _feed(running: LocalLake, prefix: str, sources: int, every: float, seconds: float) -> None:
     """Files of each source in turn, evenly over the time."""
-    names = tuple(f"scale-{number:04d}" for number in range(sources))
+    names = tuple(f"{prefix}-{number:04d}" for number in range(sources))
     first, now_ms = ORGANIZATIONS[0], time.time_ns() // 1_000_000
     organization = DemoOrganization(first.organization_id, first.name, names)
     traffic = [DemoTraffic(organization, name, seed=1) for name in names]
@@ -245,7 +263,7 @@ def _feed(running: LocalLake, sources: int, every: float, seconds: float) -> Non
     time.sleep(max(began + seconds - time.monotonic(), 0.0))
 
 
-def _told(running: LocalLake, cpu: Counter[str], seconds: float, connections: int) -> Column:
+def _told(running: LocalLake, cpu: Counter[str], seconds: float, connections: int, runs: int) -> Column:
     objects, ingested, *latencies = _row(
         running,
         """
@@ -255,7 +273,6 @@ def _told(running: LocalLake, cpu: Counter[str], seconds: float, connections: in
         FROM raw_objects WHERE collector LIKE 'scale-%%'
         """,
     )
-    (runs,) = _row(running, "SELECT count(DISTINCT run_id) FROM ledger")
     total = cpu.total() / 1000
     rows = {
         "files notified / queryable at the end": f"{objects:,} / {ingested:,}",
