@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lakerunner_dagster.sensors.resident import close_resident
+from lakerunner_dagster.resources.lake import close_kept_lake
 from tests.lake.world import Place, World, world_in
 
 
@@ -37,4 +37,4 @@ def world_in_environment(
         try:
             yield world
         finally:
-            close_resident()
+            close_kept_lake()

@@ -75,8 +75,8 @@ def live(first: protocol.Work, zygote: socket.socket, instance_ref: InstanceRef,
 
 def _is_as_forked() -> bool:
     """Whether nothing of a run is left that would reach into the next one, or that no idle process should hold."""
-    alone = threading.active_count() == 1 and not multiprocessing.active_children()
-    return alone and resident_bytes(os.getpid()) <= MOST_IDLE_BYTES
+    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    return not threads and not multiprocessing.active_children() and resident_bytes(os.getpid()) <= MOST_IDLE_BYTES
 
 
 def _wait_for_what_it_started() -> None:

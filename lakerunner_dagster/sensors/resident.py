@@ -1,7 +1,7 @@
-"""What the code server keeps between ticks: the lake's connections, and each boxer and dispatcher with its consumer.
+"""What the code server keeps between ticks, beside its lake: each boxer and dispatcher with its consumer.
 
-What belongs here: one open lake for each process, and that no two ticks use the same boxer at once. What does not: what
-a tick does (``lake.ticks``).
+What belongs here: keeping them, and that no two ticks use the same boxer at once. What does not: what a tick does
+(``lake.ticks``), the lake (``resources.lake``).
 
 Opening all of it costs a tick hundreds of milliseconds. Nothing is kept that lrdb does not know: a code server that is
 killed loses time only.
@@ -9,16 +9,15 @@ killed loses time only.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lakerunner_dagster.lake.runs.context import Lake, open_lake
-from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, RollupPolicy, Settings
+from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.stages import STAGES, Stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
+from lakerunner_dagster.resources.lake import kept_lake
 
 
 class Resident:
@@ -44,38 +43,14 @@ class Resident:
             yield self._dispatchers[stage.name]
 
 
-class _Slot:
-    """The resident of this process, and for which settings and process it was opened."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.opened_for: tuple[object, ...] = ()
-        self.resident: Resident | None = None
-
-
-_slot = _Slot()
+_lock = threading.Lock()
+_residents: list[Resident] = []
 
 
 def resident() -> Resident:
-    """The resident of this process: opened at its first tick, and again where the settings have changed."""
-    settings = Settings.current()
-    policies = (BoxPolicy.current(), CompactionPolicy.current(), RollupPolicy.current())
-    needed = (os.getpid(), settings, Limits.current(), *policies)
-    with _slot.lock:
-        if _slot.resident is None or _slot.opened_for != needed:
-            _close()
-            _slot.resident = Resident(open_lake(settings))
-            _slot.opened_for = needed
-        return _slot.resident
-
-
-def close_resident() -> None:
-    """Give the connections back; the next tick opens others."""
-    with _slot.lock:
-        _close()
-
-
-def _close() -> None:
-    if _slot.resident is not None and _slot.opened_for[0] == os.getpid():
-        _slot.resident.lake.close()
-    _slot.resident = None
+    """The resident of this process: made at its first tick, and again where its lake was opened again."""
+    lake = kept_lake()
+    with _lock:
+        if not _residents or _residents[0].lake is not lake:
+            _residents[:] = [Resident(lake)]
+        return _residents[0]

@@ -64,9 +64,9 @@ def waiting(context: dg.AssetExecutionContext) -> None:
 
 
 @dg.asset
-def lingering() -> None:
-    """Leaves a thread behind."""
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
+def lingering(context: dg.AssetExecutionContext) -> None:
+    """Leaves a thread behind that the process waits for at its end."""
+    threading.Thread(target=_until_marked, args=(f"end-{context.run_id}",)).start()
 
 
 @dg.asset

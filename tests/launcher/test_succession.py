@@ -34,6 +34,7 @@ def test_a_process_in_which_something_may_be_left_ends_with_its_run(shared: Laun
     run = shared.run(asset)
     shared.wait(run)
     pid = shared.process(run).pid
+    shared.place.end(run)
     eventually(lambda: not psutil.pid_exists(pid), "it ends")
     assert shared.process(shared.succeeded("simple")).pid != pid
 
@@ -47,7 +48,7 @@ def test_a_canceled_run_takes_its_process_with_it(shared: Launching) -> None:
 
 
 def test_a_process_that_holds_much_memory_does_not_wait_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
     monkeypatch.setattr(child, "resident_bytes", lambda _pid: child.MOST_IDLE_BYTES)
     assert child._is_as_forked()
     monkeypatch.setattr(child, "resident_bytes", lambda _pid: child.MOST_IDLE_BYTES + 1)
