@@ -81,12 +81,14 @@ def _active_partitions(instance: dg.DagsterInstance, stage: Stage) -> list[tuple
 def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:
     tags = {TRIGGER_TAG: str(Trigger.DISPATCHER), PARTITION_TAG: str(partition.key)}
     names = [asset.name for asset in stage.assets if asset.frequency_ms in {None, *dispatch.frequencies_ms}]
+    # Of a selection Dagster makes a job anew, for each run and in three processes: what is all of the job needs none.
+    selected = [dg.AssetKey(name) for name in names] if len(names) < len(stage.assets) else None
     return dg.RunRequest(
         run_key=dispatch.run_key,
         partition_key=partition.key,
-        asset_selection=[dg.AssetKey(name) for name in names],
+        asset_selection=selected,
         # Named, or Dagster adds every check of these assets, those that look at all of the lake too.
-        asset_check_keys=[dg.AssetCheckKey(dg.AssetKey(name), conservation.NAME) for name in names],
+        asset_check_keys=[dg.AssetCheckKey(key, conservation.NAME) for key in selected] if selected else None,
         tags=lane_tags(names, tags) | {"dagster/priority": str(stage.priority)},  # a person's run has 0
     )
 

@@ -10,9 +10,10 @@ from lakerunner_dagster.definitions import defs
 from lakerunner_dagster.instance.lanes import TRIGGER_TAG
 from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.signals import Signal
-from lakerunner_dagster.lake.stages import ingest_stage
+from lakerunner_dagster.lake.stages import ingest_stage, rollup_stage
+from lakerunner_dagster.lake.ticks.dispatcher import Dispatch
 from lakerunner_dagster.partitions import DaySource
-from lakerunner_dagster.sensors.dispatcher import dispatcher_sensor
+from lakerunner_dagster.sensors.dispatcher import _run_request, dispatcher_sensor
 from tests.lake.requests import logs, minutes
 from tests.lake.world import COLLECTOR, DAY, NOON_MS, World
 
@@ -62,12 +63,21 @@ def test_each_waiting_partition_gets_one_run_however_many_boxes_wait(
 def test_a_run_does_not_look_at_all_of_the_lake(world: World, instance: dg.DagsterInstance) -> None:
     _box(world, "a.binpb.gz")
     (request,) = _tick(instance).run_requests or []
-    assert request.asset_selection is not None
-    assert request.asset_check_keys is not None
-    run = defs.resolve_job_def(LOGS.job).get_subset(
-        asset_selection=set(request.asset_selection), asset_check_selection=set(request.asset_check_keys)
-    )
+    assert (request.asset_selection, request.asset_check_keys) == (None, None)  # all of the job
+    run = defs.resolve_job_def(LOGS.job)
     assert [node.name for node in run.nodes] == ["log_segments"]
+    assert {check.name for check in run.asset_layer.asset_graph.asset_check_keys} == {"conservation"}
+
+
+def test_a_run_that_rolls_up_makes_the_tiers_that_have_boxes_and_no_other(world: World) -> None:
+    stage = rollup_stage()
+    first, second, *_ = (asset for asset in stage.assets)
+    frequencies = [asset.frequency_ms or 0 for asset in (first, second)]
+    request = _run_request(stage, TODAY, Dispatch(world.source, TODAY.dateint, (1, 2), tuple(frequencies), "key"))
+    run = defs.resolve_job_def(stage.job).get_subset(
+        asset_selection=set(request.asset_selection or ()), asset_check_selection=set(request.asset_check_keys or ())
+    )
+    assert {node.name for node in run.nodes} == {first.name, second.name}
     assert {check.name for check in run.asset_layer.asset_graph.asset_check_keys} == {"conservation"}
 
 
