@@ -47,7 +47,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class ForkRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
-    """Launches each run as a fork of a warm process, and where that cannot be done in the code server.
+    """Launches each run in a fork of a warm process, and where that cannot be done in the code server.
 
     A process executes ``runs_per_child`` runs at the most, one after the other (1: each run has one of its own), and
     ends when there was none for it for ``free_seconds``.
