@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -25,11 +26,26 @@ hypothesis.settings.register_profile("lake", deadline=None)
 hypothesis.settings.load_profile("lake")
 
 
+# What waits more than it computes and has few, long tests: begun last, a single one of these would be waited for alone.
+BEGUN_FIRST = ("e2e", "production", "commands", "local", "launcher")
+
+# A shell's background job ignores SIGINT, and its children inherit that. Dagster, where it handles interrupts, then
+# lets SIGTERM be ignored too: nothing that a test starts could be ended.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Test processes share the work file by file; the end-to-end tests, which share one deployment, stay together."""
+    items.sort(key=lambda item: _rank(item.path))
     for item in items:
         item.add_marker(pytest.mark.xdist_group("e2e" if "e2e" in item.path.parts else str(item.path)))
+
+
+def _rank(path: Path) -> int:
+    """Place of a file's directory among those that are begun first; one for all others."""
+    directory = path.relative_to(Path(__file__).parent).parts[0]
+    return BEGUN_FIRST.index(directory) if directory in BEGUN_FIRST else len(BEGUN_FIRST)
 
 
 class TestDatabases:

@@ -91,6 +91,11 @@ class MemoryQueue:
         self.given_back.update(message.receipt for message in messages)
         self._until(messages, 0.0)
 
+    def end_lease(self, number: int) -> None:
+        """Let a message be delivered again, as if its lease had come to its end."""
+        with self._lock:
+            self._visible_from[number] = 0.0
+
     def close(self) -> None:
         self.closed = True
 
@@ -193,12 +198,12 @@ def test_kafka_goes_away_under_load_and_comes_back(lake: Lake, monkeypatch: pyte
 
 
 def test_a_lease_is_kept_while_kafka_is_slow(lake: Lake) -> None:
-    settings = lake.settings.model_copy(update={"queue_lease_seconds": 0.3})
-    queue = MemoryQueue([body(lake.key())], lease_seconds=0.3)
+    settings = lake.settings.model_copy(update={"queue_lease_seconds": 1.0})
+    queue = MemoryQueue([body(lake.key())], lease_seconds=1.0)
     gate = Gate(lake.intake)
     with pulling(queue, gate.intake, settings) as adapter:
         assert gate.asked.wait(60)
-        kept_for_leases(adapter, lease_seconds=0.3, number=3)
+        kept_for_leases(adapter, lease_seconds=1.0, number=3)
         gate.free.set()
         counted(adapter, "produced", 1)
     assert queue.deliveries.total() == 1
@@ -261,9 +266,12 @@ def test_messages_of_many_events_go_in_portions(lake: Lake, monkeypatch: pytest.
 
 def test_what_is_not_acknowledged_is_tried_again_then_comes_again(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
     keys = keys_of(lake, 3)
-    queue = MemoryQueue([body(key) for key in keys], lease_seconds=1.0)
+    queue = MemoryQueue([body(key) for key in keys])
     queue.not_acknowledged.update({1: module.ACKNOWLEDGE_ATTEMPTS - 1, 2: module.ACKNOWLEDGE_ATTEMPTS})
     with pulling(queue, lake.intake, lake.settings) as adapter:
+        counted(adapter, "failed", 1, "not_acknowledged")
+        eventually(lambda: queue.left == [2], "the others are acknowledged")
+        queue.end_lease(2)
         eventually(lambda: not queue.left, "the queue is empty")
         assert adapter.metrics.value("failed", "not_acknowledged") == 1
     assert queue.deliveries == {0: 1, 1: 1, 2: 2}
