@@ -1,4 +1,4 @@
-"""A deployment for the session: a directory like the project's root, embedded services, adapters, `dagster dev`."""
+"""A deployment for this package: a directory like the project's root, embedded services, adapters, `dagster dev`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Deployment:
         return self.ui.run(run_id)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment() -> Iterator[Deployment]:
     """What `lakerunner services up` and `dagster dev` give in the project's root, with both adapters beside."""
     with ExitStack() as stack:

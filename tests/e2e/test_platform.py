@@ -41,14 +41,14 @@ def _recent(count: int) -> list[int]:
     return minutes(now_ms() - count * 60_000, count)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dropped(deployment: Deployment) -> str:
     """Key of a file of 7 log records in the watched bucket."""
     key = _key(str(ACME.organization_id), "edge", Signal.LOGS, "dropped.binpb.gz")
     return _put(deployment.watched, key, logs("dropped", _recent(7)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def told(deployment: Deployment, dropped: str) -> str:
     """Key of a file of 5 data points in a bucket that nobody watches, told of twice in one event by HTTP."""
     assert dropped, "both are on their way at once"
