@@ -37,6 +37,7 @@ from lakerunner_dagster.lake.settings import (
     MaintenancePolicy,
     RollupPolicy,
     Settings,
+    meaning_of,
     variable_of,
 )
 from lakerunner_dagster.lake.store import BucketConfiguration, Store
@@ -88,10 +89,10 @@ def settings_table(groups: Iterable[BaseSettings]) -> Table:
     """Name, value and meaning of every setting; what is set is bold, a secret shows only that it is set."""
     table = Table("setting", "value", "meaning", box=SIMPLE_HEAD, pad_edge=False)
     for group in groups:
-        for name, field in type(group).model_fields.items():
+        for name in type(group).model_fields:
             value = shown(_masked(getattr(group, name)))
             value.stylize("bold" if name in group.model_fields_set else "")
-            table.add_row(Text(variable_of(type(group), name)), value, Text(field.description or ""))
+            table.add_row(Text(variable_of(type(group), name)), value, Text(meaning_of(type(group), name)))
     return table
 
 

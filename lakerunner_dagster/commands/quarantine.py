@@ -16,6 +16,7 @@ import typer
 from lakerunner_dagster.commands.session import lrdb_snapshot, lrdb_transaction, say, without_key
 from lakerunner_dagster.lake.lrdb import dead_letters, faults, profiles, quarantine
 from lakerunner_dagster.lake.model import RawState, date_of
+from lakerunner_dagster.lake.stages import asset_of
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.faults import Fault
@@ -72,7 +73,8 @@ def _say_fault(fault: Fault) -> None:
     )
     say(f"  {fault.key}")
     say("  ", (fault.error_text, "dim"))
-    say(f"  what mends it: materialise the partition {day}|{source}, which writes its hour anew from the raw objects")
+    asset = asset_of(fault.signal, fault.frequency_ms)
+    say(f"  what mends it: materialise the partition {day}|{source} of {asset}, which computes its hour anew")
 
 
 @app.command()

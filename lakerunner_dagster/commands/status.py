@@ -147,7 +147,8 @@ def _say_failed(box: FailedBox) -> None:
     what = f"{box.stage} of {box.source}, {day}, {box.members:,} {_MEMBERS[STAGES[box.stage].operation]}"
     say((f"box {box.box_id} has failed", "bold red"), f": {what}")
     say(f"  {box.error_class}: {box.error_text}")
-    say(f"  once that is mended, materialise the partition {day}|{box.source}", ("  (docs/operations.md)", "dim"))
+    assets = " or ".join(asset.name for asset in STAGES[box.stage].assets)
+    say(f"  once that is mended, materialise the partition {day}|{box.source} of {assets}")
 
 
 def _number(value: float | None) -> str:

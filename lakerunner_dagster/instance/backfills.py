@@ -25,6 +25,7 @@ from dagster._core.utils import make_new_backfill_id
 import lakerunner_dagster
 from lakerunner_dagster.definitions import defs
 from lakerunner_dagster.instance.lanes import UNFINISHED
+from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.partitions import SOURCES_NAME, DaySource
 
 REQUEST_TAG = "lakerunner/backfill"
@@ -53,10 +54,16 @@ class Progress:
 
 
 def dagster_instance() -> dg.DagsterInstance:
-    """The instance of DAGSTER_HOME; without one, that of the project's own dagster.yaml and of our settings."""
+    """The instance of DAGSTER_HOME; without one, that of the checkout's dagster.yaml and of our settings.
+
+    ConfigurationError where there is neither: Dagster would look into a storage of its own that nobody else knows.
+    """
     if "DAGSTER_HOME" in os.environ:
         return dg.DagsterInstance.get()
-    return dg.DagsterInstance.from_config(str(Path(lakerunner_dagster.__file__).parents[1]))
+    checkout = Path(lakerunner_dagster.__file__).parents[1]
+    if not (checkout / "dagster.yaml").is_file():
+        raise ConfigurationError("which Dagster? Set DAGSTER_HOME to the directory that holds its dagster.yaml")
+    return dg.DagsterInstance.from_config(str(checkout))
 
 
 def unfinished(instance: dg.DagsterInstance, request: str) -> str | None:

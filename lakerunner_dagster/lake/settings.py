@@ -29,6 +29,15 @@ def variable_of(group: type[BaseSettings], name: str) -> str:
     return alias if isinstance(alias, str) else f"{group.model_config.get('env_prefix', '')}{name}".upper()
 
 
+def meaning_of(group: type[BaseSettings], name: str) -> str:
+    """What a setting means, and its bounds where they are not plain from that."""
+    field = group.model_fields[name]
+    description = field.description or ""
+    words = {"ge": "at least", "le": "at most"}  # of a value that must be positive or not negative no word is made
+    bounds = [f"{words[on]} {getattr(one, on)}" for one in field.metadata for on in words if getattr(one, on, None)]
+    return f"{description.removesuffix('.')}; {', '.join(bounds)}." if bounds else description
+
+
 class _Group(BaseSettings):
     """Some settings; ConfigurationError, naming the variables, where what is set cannot be used."""
 
@@ -331,8 +340,22 @@ class Settings(_Group):
     listen_seconds: Annotated[
         float, Field(ge=0, le=50, description="How long a tick goes on listening though nothing comes, in seconds.")
     ] = 0.0
-    sensor_interval_seconds: Annotated[int, Field(gt=0, description="Shortest time between two ticks of a sensor.")] = 5
-    active_runs: Annotated[int, Field(gt=0, description="Ingest runs of one signal that may be queued or running.")] = 4
+    sensor_interval_seconds: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Shortest time between two ticks of a sensor of ingest, in seconds; of the others six times as "
+            "long.",
+        ),
+    ] = 5
+    active_runs: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Runs of one stage (a signal's ingest or compaction, or rollup) that its dispatcher may have "
+            "queued or running.",
+        ),
+    ] = 4
     freshness_seconds: Annotated[
         float, Field(gt=0, description="Longest wait of a raw object before the freshness check fails, in seconds.")
     ] = 300.0

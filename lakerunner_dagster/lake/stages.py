@@ -150,3 +150,9 @@ def compaction_stage(signal: Signal) -> Stage:
 def rollup_stage() -> Stage:
     """The stage that computes each tier from the next finer one."""
     return STAGES[f"{ROLLED_UP}.{Operation.ROLLUP}"]
+
+
+def asset_of(signal: Signal, frequency_ms: int) -> str:
+    """Name of the asset whose partition makes the segments of a signal and frequency anew, compacted or not."""
+    tier = TIERS.get(frequency_ms) if signal is ROLLED_UP else None
+    return tier.asset if tier else SIGNALS[signal].segment_asset

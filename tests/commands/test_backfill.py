@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
+import lakerunner_dagster
 from lakerunner_dagster.commands import backfill
 from lakerunner_dagster.instance import backfills
+from lakerunner_dagster.lake.errors import ConfigurationError
 from lakerunner_dagster.lake.model import HOUR_MS
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.tiers import TIERS
@@ -70,6 +74,15 @@ def test_a_chain_that_was_never_computed_is_planned_to_its_end(world: World) -> 
 def test_what_cannot_be_is_refused_with_what_can(world: World, arguments: tuple[str, ...], said: str) -> None:
     days(world)
     assert said in refused("backfill", "rollups", *arguments)
+
+
+def test_an_installed_package_without_a_home_does_not_look_into_a_dagster_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr(lakerunner_dagster, "__file__", str(tmp_path / "lakerunner_dagster" / "__init__.py"))
+    with pytest.raises(ConfigurationError, match="Set DAGSTER_HOME"):
+        backfills.dagster_instance()
 
 
 def test_days_without_anything_to_do_start_nothing(world: World, instance: dg.DagsterInstance) -> None:

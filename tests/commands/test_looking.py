@@ -58,7 +58,7 @@ def test_status_shows_a_failed_box_with_its_error_and_the_way_out(world: World) 
     out = done("status")
     assert re.search(r"^box \d+ has failed: logs.ingest of acme/edge, 2026-02-03, 1 objects$", out, re.MULTILINE)
     assert f"StoreUnavailable: attempt {attempts} of {attempts}:" in out
-    assert "materialise the partition 2026-02-03|acme/edge" in out
+    assert "materialise the partition 2026-02-03|acme/edge of log_segments" in out
 
 
 def test_status_tells_of_messages_that_kafka_has_not_taken(world: World) -> None:
@@ -132,3 +132,14 @@ def test_lineage_of_what_nobody_knows_is_refused() -> None:
     too_large = f"db/{ORGANIZATION}/x/tbl_{'9' * 19}.parquet"
     for key in ("nowhere", "1234", "9" * 19, "9" * 30, "db/x/tbl_1.parquet", too_large, "[/x]"):
         assert key in refused("lineage", key)
+
+
+def test_a_segment_that_is_gone_is_told_with_the_asset_that_makes_it_anew(world: World) -> None:
+    world.send(Signal.METRICS, "m", gauges("queue.length", [TEN]))
+    world.ingest(Signal.METRICS)
+    world.roll_up()
+    for path in world.segment_files():
+        path.unlink()
+    done("maintain", "orphans")
+    mended = re.findall(r"materialise the partition 2026-02-03\|acme/edge of (\w+),", done("quarantine", "list"))
+    assert sorted(mended) == [*(f"metric_rollup_{tier}" for tier in ("1h", "1m", "20m", "5m")), "metric_segments"]

@@ -15,6 +15,7 @@ from lakerunner_dagster.lake.settings import (
     MaintenancePolicy,
     RollupPolicy,
     Settings,
+    meaning_of,
     variable_of,
 )
 
@@ -27,7 +28,7 @@ def rows(group: type[BaseSettings]) -> list[str]:
     for name, field in group.model_fields.items():
         default = field.default
         shown = "" if default is None or default == {} or isinstance(default, SecretStr) else f"`{default}`"
-        out.append(f"| `{variable_of(group, name)}` | {shown} | {field.description} |")
+        out.append(f"| `{variable_of(group, name)}` | {shown} | {meaning_of(group, name)} |")
     return out
 
 
