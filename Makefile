@@ -18,7 +18,7 @@ dev: setup
 	$(BIN)/lakerunner dev
 
 test: setup lint
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import tempfile
 import uuid
@@ -32,6 +33,11 @@ BEGUN_FIRST = ("e2e", "production", "commands", "local", "launcher")
 # A shell's background job ignores SIGINT, and its children inherit that. Dagster, where it handles interrupts, then
 # lets SIGTERM be ignored too: nothing that a test starts could be ended.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, for tests wait a lot; each starts servers of its own, so not many."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
