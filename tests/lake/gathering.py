@@ -1,4 +1,4 @@
-"""Objects that are to be in one box: what is notified at once may come to a boxer in pieces."""
+"""What Kafka brings in its own time: objects that are to be in one box, a box that another boxer has made."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from lakerunner_dagster.lake.settings import BoxPolicy
 from lakerunner_dagster.lake.signals import Signal
-from lakerunner_dagster.lake.stages import ingest_stage
+from lakerunner_dagster.lake.stages import Stage, ingest_stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerTick
+from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
 from tests.lake.world import World, now_ms, soon
 from tests.waiting import eventually
 
@@ -22,3 +23,17 @@ def gather(world: World, signal: Signal, objects: int) -> None:
         return world.query(pending, str(signal)) == [(objects,)]
 
     eventually(heard, f"{objects} {signal} objects are known")
+
+
+def dispatched(world: World, stage: Stage) -> Dispatch:
+    """The one partition that a dispatcher wants a run for, once it has heard of a box."""
+    dispatcher = DispatcherTick(world.lake, stage)
+    found: list[Dispatch] = []
+
+    def heard() -> bool:
+        found.extend(dispatcher.run(set, 10, now_ms(), soon()))
+        return bool(found)
+
+    eventually(heard, f"a box of {stage.name} is dispatched")
+    (dispatch,) = found
+    return dispatch

@@ -15,7 +15,7 @@ from lakerunner_dagster.lake.settings import CompactionPolicy
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.stages import Stage, compaction_stage
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport, BoxerTick
-from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
+from tests.lake.gathering import dispatched
 from tests.lake.requests import gauges, logs
 from tests.lake.world import DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
 from tests.waiting import eventually
@@ -132,7 +132,7 @@ def test_a_box_of_another_boxer_is_taken_up(world: World) -> None:
     world.query("DELETE FROM unsettled_hours RETURNING hour")
     members = [told(segment_id) for _, segment_id, _ in world.published(Signal.LOGS)]
     world.lake.bus.produce([Message(LOGS.box_topic, "key", {"v": 1, "m": members, "q": "2026-02-03T12:00:01Z"})], 10)
-    (dispatch,) = DispatcherTick(world.lake, LOGS).run(set, 10, now_ms(), soon())
+    dispatch = dispatched(world, LOGS)
     assert dispatch.dateint == DAY
     assert dispatch.run_key.startswith("logs.compact/acme/edge/2026-02-03/")
     world.drain_stage(LOGS)

@@ -10,10 +10,10 @@ from lakerunner_dagster.lake.lrdb.slots import Slot
 from lakerunner_dagster.lake.model import HOUR_MS, Message, rfc3339
 from lakerunner_dagster.lake.signals import ROLLUP_TOPIC, Signal
 from lakerunner_dagster.lake.stages import rollup_stage
-from lakerunner_dagster.lake.ticks.dispatcher import DispatcherTick
+from tests.lake.gathering import dispatched
 from tests.lake.requests import gauges
 from tests.lake.ticks.test_compacting import hear, heard
-from tests.lake.world import DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
+from tests.lake.world import DAY, NOON_MS, ORGANIZATION, World
 
 TEN = NOON_MS - 2 * HOUR_MS
 SLOT = 600_000
@@ -97,7 +97,7 @@ def test_a_box_of_another_boxer_is_taken_up(world: World) -> None:
     forget(world)
     members = [told(segment_id) for _, segment_id, _ in world.published(Signal.METRICS)]
     world.lake.bus.produce([Message(STAGE.box_topic, "key", {"v": 1, "m": members, "q": "2026-02-03T12:00:01Z"})], 10)
-    (dispatch,) = DispatcherTick(world.lake, STAGE).run(set, 10, now_ms(), soon())
+    dispatch = dispatched(world, STAGE)
     assert (dispatch.dateint, dispatch.frequencies_ms) == (DAY, (60_000,))
     assert dispatch.run_key.startswith("metrics.rollup/acme/edge/2026-02-03/")
 
