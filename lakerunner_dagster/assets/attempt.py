@@ -62,7 +62,7 @@ def attempt(
     run_id: str,
     log: logging.Logger,
 ) -> Attempt:
-    """Drain the partition for a dispatcher, do it as a whole for a person. Errors are in the result, none is raised."""
+    """Drain the partition for a dispatcher, for a while; do it as a whole for a person. Errors are in the result."""
     boxes: list[Step] = []
     hours: list[Step] = []
 
@@ -82,6 +82,7 @@ def attempt(
                 run_id=run_id,
                 on_step=on_step,
                 frequency_ms=asset.frequency_ms,
+                seconds=lake.settings.drain_seconds,
             )
         else:
             whole_day = _whole_day(stage, asset)

@@ -334,6 +334,14 @@ class Settings(_Group):
     retry_backoff_seconds: Annotated[
         float, Field(ge=0, description="Wait after a first failed attempt; doubles each time.")
     ] = 10.0
+    drain_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="How long a dispatched run goes on taking further boxes of its partition, for each of its "
+            "assets, in seconds.",
+        ),
+    ] = 60.0
     tick_seconds: Annotated[float, Field(gt=0, le=50, description="Longest time a sensor's tick polls and plans.")] = (
         15.0
     )

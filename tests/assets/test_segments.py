@@ -87,6 +87,20 @@ def test_a_drain_shows_what_it_did(world: World, instance: dg.DagsterInstance) -
     assert check.metadata["records read"].value == 12
 
 
+def test_a_drain_ends_while_boxes_wait_and_a_persons_run_when_its_day_is_whole(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKERUNNER_DRAIN_SECONDS", "1e-9")
+    for number in range(4):
+        _send(world, f"{number}.binpb.gz", 1)
+        world.box(Signal.LOGS)
+    drained = _run(instance, DRAIN)
+    assert _materialised(drained)[TODAY.key]["records written"] == 1
+    assert world.records(Signal.LOGS) == 1
+    assert _materialised(_run(instance, REBUILD))[TODAY.key]["records written"] == 4
+    assert world.records(Signal.LOGS) == 4
+
+
 def test_a_drain_that_finds_nothing_says_nothing(world: World, instance: dg.DagsterInstance) -> None:
     assert world.objects() == {}
     result = _run(instance, DRAIN)

@@ -4,9 +4,9 @@ What belongs here: a box's row and its members' states up to the publishing tran
 make a box (``planning.boxer``), the end of a box that is done (``publish``).
 
 A box waits when it is open and its next attempt is due, or claimed and its lease has expired. It is dispatched again
-only min(2^dispatches, 300) s after the last time, unless a run has claimed it since: so a run that never starts is
-replaced soon, and one that cannot start is not asked for without end. Attempts count at the claim: a killed run has had
-its turn.
+only min(2^dispatches, 300) s after the last time, unless a run has claimed it since, or recalled it: so a run that
+never starts is replaced soon, and one that cannot start is not asked for without end. Attempts count at the claim: a
+killed run has had its turn.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ ENVELOPE_BYTES = 200
 
 LONGEST_DISPATCH_SECONDS = 300
 """Longest wait between two dispatches of a box that no run has claimed."""
+
+DOUBLINGS = 9
+"""So many double the wait beyond the longest; dispatches go on counting, and 2 to their power would be no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +229,12 @@ def waiting_partitions(conn: Conn, stage: str) -> list[WaitingPartition]:
         JOIN boxes b ON b.organization_id = s.organization_id AND b.instance_num = s.instance_num
         WHERE b.stage = %(stage)s AND {due}
           AND (b.dispatched_at IS NULL OR b.claimed_at >= b.dispatched_at
-               OR b.dispatched_at + least(power(2, b.dispatches), %(longest)s) * interval '1 second' <= now())
+               OR b.dispatched_at
+                  + least(power(2, least(b.dispatches, %(doublings)s)), %(longest)s) * interval '1 second' <= now())
         GROUP BY s.organization_id, o.name, s.collector_name, s.instance_num, s.bucket, b.dateint
         ORDER BY min(b.box_id)
         """).format(due=_DUE),
-        {"stage": stage, "longest": LONGEST_DISPATCH_SECONDS},
+        {"stage": stage, "doublings": DOUBLINGS, "longest": LONGEST_DISPATCH_SECONDS},
     )
     return [WaitingPartition(Source(*row[:5]), row[5], *map(tuple, row[6:])) for row in rows]
 
@@ -239,6 +243,31 @@ def mark_dispatched(conn: Conn, box_ids: Sequence[int]) -> None:
     """A run is asked for these boxes: they do not call for another one for a while."""
     conn.execute(
         "UPDATE boxes SET dispatches = dispatches + 1, dispatched_at = now() WHERE box_id = ANY(%s)", (list(box_ids),)
+    )
+
+
+def recall(conn: Conn, stage: str, source: Source, dateint: int, *, frequency_ms: int | None = None) -> None:
+    """Boxes of a partition (of one tier, where it is named) that wait still call for another run, and that at once.
+
+    Their dispatches go on counting: a run's key must not come again.
+    """
+    conn.execute(
+        sql.SQL("""
+        UPDATE boxes SET dispatched_at = NULL
+        WHERE box_id IN (
+            SELECT b.box_id FROM boxes b
+            WHERE b.stage = %(stage)s AND b.organization_id = %(organization)s AND b.instance_num = %(instance)s
+              AND b.dateint = %(dateint)s AND (%(frequency)s::int IS NULL OR b.frequency_ms = %(frequency)s) AND {due}
+            FOR UPDATE SKIP LOCKED
+        )
+        """).format(due=_DUE),
+        {
+            "stage": stage,
+            "organization": source.organization_id,
+            "instance": source.instance_num,
+            "dateint": dateint,
+            "frequency": frequency_ms,
+        },
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from types import MappingProxyType
 
 from lakerunner_dagster.lake.errors import (
@@ -51,13 +53,18 @@ def drain(
     run_id: str,
     on_step: OnStep,
     frequency_ms: int | None = None,
+    seconds: float = inf,
 ) -> DrainReport:
     """Work off every box of the stage (of one tier, where it is named) that waits for (source, dateint).
 
+    After ``seconds`` the box at hand is the last, and those that are left call for another run at once: a backlog that
+    grows as fast as it is worked off would have no end, and its run would give no other a place.
     A box that cannot be done is given back with its error and a back-off, and the run goes on with the next.
     Raises WorkIncomplete at the end when any box was given back.
     """
-    report = work_off(lake, stage, source, dateint, run_id=run_id, on_step=on_step, frequency_ms=frequency_ms)
+    report = work_off(
+        lake, stage, source, dateint, run_id=run_id, on_step=on_step, frequency_ms=frequency_ms, seconds=seconds
+    )
     require_complete(source, dateint, report.failures)
     return report
 
@@ -78,9 +85,11 @@ def work_off(
     run_id: str,
     on_step: OnStep,
     frequency_ms: int | None = None,
+    seconds: float = inf,
 ) -> DrainReport:
     """As ``drain``, with what was not done in the report alone."""
     lake.bus.connect()  # what the first box has to announce shall not wait for it
+    over_at = time.monotonic() + seconds
     steps: list[Step] = []
     failures: list[Failure] = []
 
@@ -112,6 +121,10 @@ def work_off(
         except BaseException as stop:
             _give_back(lake, box, stop)
             raise
+        if time.monotonic() >= over_at:
+            with lake.lrdb.transaction() as conn:
+                boxes.recall(conn, stage.name, source, dateint, frequency_ms=frequency_ms)
+            break
     return DrainReport(tuple(steps), tuple(failures))
 
 

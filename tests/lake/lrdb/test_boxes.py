@@ -137,13 +137,13 @@ def age_dispatch(lrdb: Lrdb, seconds: float) -> None:
     do(lrdb, "UPDATE boxes SET dispatched_at = dispatched_at - %s * interval '1 second'", seconds)
 
 
-@pytest.mark.parametrize(("dispatches", "seconds"), [(1, 2), (3, 8), (8, 256), (9, 300), (40, 300)])
+@pytest.mark.parametrize(("dispatches", "seconds"), [(1, 2), (3, 8), (8, 256), (9, 300), (40, 300), (5000, 300)])
 def test_a_dispatched_box_calls_for_another_run_after_a_growing_while(
     lrdb: Lrdb, edge: Source, dispatches: int, seconds: int
 ) -> None:
     box_id = open_box(lrdb, edge)
-    for _ in range(dispatches):
-        dispatch(lrdb, box_id)
+    do(lrdb, "UPDATE boxes SET dispatches = %s", dispatches - 1)
+    dispatch(lrdb, box_id)
     assert waiting(lrdb) == []
     age_dispatch(lrdb, seconds - 1.5)
     assert waiting(lrdb) == []
@@ -157,6 +157,17 @@ def test_a_dispatched_box_that_was_claimed_and_given_back_calls_at_once(lrdb: Lr
         dispatch(lrdb, box_id)
     release(lrdb, must_claim(lrdb, edge))
     assert [(partition.attempts, partition.dispatches) for partition in waiting(lrdb)] == [((1,), (6,))]
+
+
+def test_recalled_boxes_call_at_once_in_other_words_and_those_of_others_do_not(lrdb: Lrdb, edge: Source) -> None:
+    core = add_source(lrdb, "acme", "core")
+    ours, theirs, metrics = open_box(lrdb, edge), open_box(lrdb, core), open_box(lrdb, edge, Signal.METRICS)
+    for _ in range(6):
+        dispatch(lrdb, ours, theirs, metrics)
+    with lrdb.transaction() as conn:
+        boxes.recall(conn, STAGE, edge, DAY)
+    assert [(partition.box_ids, partition.dispatches) for partition in waiting(lrdb)] == [((ours,), (6,))]
+    assert one(lrdb, "SELECT count(*) FROM boxes WHERE dispatched_at IS NULL") == 1
 
 
 def test_a_dispatched_box_can_be_claimed_by_whichever_run_comes(lrdb: Lrdb, edge: Source) -> None:

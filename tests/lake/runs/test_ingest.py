@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -36,10 +37,18 @@ from tests.waiting import eventually
 TEN = NOON_MS - 2 * HOUR_MS
 
 
-def drained(world: World, lake: Lake | None = None, run_id: str = "run") -> list[Step]:
+def drained(world: World, lake: Lake | None = None, run_id: str = "run", seconds: float = inf) -> list[Step]:
     """The steps of a drain of the day."""
     steps: list[Step] = []
-    drain(lake or world.lake, ingest_stage(Signal.LOGS), world.source, DAY, run_id=run_id, on_step=steps.append)
+    drain(
+        lake or world.lake,
+        ingest_stage(Signal.LOGS),
+        world.source,
+        DAY,
+        run_id=run_id,
+        on_step=steps.append,
+        seconds=seconds,
+    )
     return steps
 
 
@@ -264,6 +273,38 @@ def test_a_run_notices_while_it_works_that_its_lease_was_lost(world: World) -> N
             return False
 
         eventually(lost, "the heartbeat says that the lease is lost")
+
+
+def test_a_run_whose_time_is_over_leaves_the_other_boxes_to_one_that_is_dispatched_at_once(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.send(Signal.LOGS, name, logs(name, [TEN]))
+        world.box(Signal.LOGS)
+    assert len(world.dispatch(Signal.LOGS)) == 1
+    world.query("UPDATE boxes SET dispatches = 9 RETURNING box_id")  # a backlog of many runs
+    waiting: list[tuple[int, ...]] = []
+    for number in range(3):
+        assert len(drained(world, seconds=0.0)) == 1, f"run {number}"
+        waiting += [dispatch.box_ids for dispatch in world.dispatch(Signal.LOGS)]
+    assert waiting == [(2, 3), (3,)]
+    assert world.messages() == expected(a=1, b=1, c=1)
+
+
+def test_a_run_whose_time_is_over_in_an_outage_asks_for_no_other(world: World) -> None:
+    for name in ("a", "b"):
+        world.send(Signal.LOGS, name, logs(name, [TEN]))
+        world.box(Signal.LOGS)
+    assert len(world.dispatch(Signal.LOGS)) == 1
+    world.query("UPDATE boxes SET dispatches = 9 RETURNING box_id")
+
+    def away(_what: str, _key: str) -> None:
+        raise StoreUnavailable("no answer")
+
+    patient = replace(
+        disturbed(world, away), settings=world.lake.settings.model_copy(update={"retry_backoff_seconds": 60.0})
+    )
+    with pytest.raises(WorkIncomplete):
+        drained(world, patient, seconds=0.0)
+    assert world.dispatch(Signal.LOGS) == [], "the boxes behind would spend their attempts, run by run"
 
 
 def test_two_runs_that_drain_one_partition_at_once_share_its_boxes(world: World) -> None:
