@@ -31,17 +31,17 @@ def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
         minimum_interval_seconds=interval_seconds(stage),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Starts a run of {listed(stage)} for each day and source with boxes waiting "
+            f"Starts a run of {listed(stage)} wherever boxes of a day and source wait, of a source one at a time "
             f"(`{stage.box_topic}` wakes it, lrdb knows). Switched off, boxes gather in lrdb and nothing is lost."
         ),
     )
     def dispatcher(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         kept = resident()
         places = kept.lake.settings.active_runs
-        going: list[tuple[str, int]] = []
+        going: list[str] = []
 
-        def active() -> list[tuple[str, int]]:
-            going[:] = _active_partitions(context.instance, stage)
+        def active() -> list[str]:
+            going[:] = _active_sources(context.instance, stage)
             return going
 
         with kept.dispatcher(stage) as tick:
@@ -69,13 +69,12 @@ def dispatcher_sensor(stage: Stage) -> dg.SensorDefinition:
     return dispatcher
 
 
-def _active_partitions(instance: dg.DagsterInstance, stage: Stage) -> list[tuple[str, int]]:
-    """The partition, as (source key, dateint), of each run that a dispatcher asked for and that is not finished."""
+def _active_sources(instance: dg.DagsterInstance, stage: Stage) -> list[str]:
+    """The source key of each run that a dispatcher asked for and that is not finished."""
     runs = instance.get_runs(
         dg.RunsFilter(job_name=stage.job, tags={TRIGGER_TAG: Trigger.DISPATCHER}, statuses=UNFINISHED)
     )
-    partitions = [DaySource.of(run.tags[PARTITION_TAG]) for run in runs]
-    return [(partition.source_key, partition.dateint) for partition in partitions]
+    return [DaySource.of(run.tags[PARTITION_TAG]).source_key for run in runs]
 
 
 def _run_request(stage: Stage, partition: DaySource, dispatch: Dispatch) -> dg.RunRequest:

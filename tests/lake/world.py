@@ -119,9 +119,17 @@ class World:
         assert source is not None
         return source
 
-    def put(self, signal: Signal, name: str, data: bytes) -> str:
+    def put(
+        self,
+        signal: Signal,
+        name: str,
+        data: bytes,
+        *,
+        organization: UUID = ORGANIZATION,
+        collector: str = COLLECTOR,
+    ) -> str:
         """Write a raw object, and tell nobody; its key."""
-        key = f"otel-raw/{ORGANIZATION}/{COLLECTOR}/{signal}/{name}"
+        key = f"otel-raw/{organization}/{collector}/{signal}/{name}"
         path = self.place.bucket / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

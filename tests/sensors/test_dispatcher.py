@@ -21,6 +21,7 @@ LOGS = ingest_stage(Signal.LOGS)
 SOURCE_KEY = f"acme/{COLLECTOR}"
 TODAY = DaySource(DAY, SOURCE_KEY)
 YESTERDAY = DaySource(DAY - 1, SOURCE_KEY)
+ELSEWHERE = DaySource(DAY, "acme/core")
 
 
 def _tick(instance: dg.DagsterInstance) -> dg.SensorResult:
@@ -30,8 +31,8 @@ def _tick(instance: dg.DagsterInstance) -> dg.SensorResult:
     return result
 
 
-def _box(world: World, name: str, day_ms: int = NOON_MS) -> None:
-    key = world.put(Signal.LOGS, name, logs(name, minutes(day_ms, 3)))
+def _box(world: World, name: str, day_ms: int = NOON_MS, collector: str = COLLECTOR) -> None:
+    key = world.put(Signal.LOGS, name, logs(name, minutes(day_ms, 3)), collector=collector)
     world.intake.accept([world.event(key, event_time_ms=day_ms)], "test")
     world.box(Signal.LOGS)
 
@@ -41,23 +42,22 @@ def _running(instance: dg.DagsterInstance, partition: DaySource, status: dg.Dags
     create_run_for_test(instance, job_name=LOGS.job, tags=tags, status=status)
 
 
-def test_each_waiting_partition_gets_one_run_however_many_boxes_wait(
-    world: World, instance: dg.DagsterInstance
-) -> None:
+def test_each_waiting_source_gets_one_run_however_many_boxes_wait(world: World, instance: dg.DagsterInstance) -> None:
     for number in range(3):
         _box(world, f"today-{number}.binpb.gz")
     _box(world, "yesterday.binpb.gz", NOON_MS - 24 * HOUR_MS)
+    _box(world, "elsewhere.binpb.gz", collector="core")
 
     result = _tick(instance)
 
     requests = {request.partition_key: request for request in result.run_requests or []}
-    assert set(requests) == {TODAY.key, YESTERDAY.key}
+    assert set(requests) == {TODAY.key, ELSEWHERE.key}
     tags = requests[TODAY.key].tags
     assert tags[TRIGGER_TAG] == "dispatcher"
     assert tags["lakerunner/lane.log_segments"] == f"dispatcher {SOURCE_KEY}"
     assert int(tags["dagster/priority"]) > 0
     (addition,) = result.dynamic_partitions_requests or []
-    assert addition.partition_keys == [SOURCE_KEY]
+    assert addition.partition_keys == [ELSEWHERE.source_key, SOURCE_KEY]
 
 
 def test_a_run_does_not_look_at_all_of_the_lake(world: World, instance: dg.DagsterInstance) -> None:
@@ -88,14 +88,15 @@ def test_two_ticks_never_ask_for_one_partition_under_two_keys(world: World, inst
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
-def test_a_partition_with_a_run_waits_for_its_end(
+def test_a_source_with_a_run_waits_for_its_end_with_all_its_days(
     world: World, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
     _running(instance, TODAY, status)
     _box(world, "today.binpb.gz")
     _box(world, "yesterday.binpb.gz", NOON_MS - 24 * HOUR_MS)
+    _box(world, "elsewhere.binpb.gz", collector="core")
     (request,) = _tick(instance).run_requests or []
-    assert request.partition_key == YESTERDAY.key
+    assert request.partition_key == ELSEWHERE.key
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
@@ -112,12 +113,12 @@ def test_no_more_runs_are_asked_for_than_there_is_room_for(
     world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKERUNNER_ACTIVE_RUNS", "2")
-    _running(instance, DaySource(20260105, SOURCE_KEY), dg.DagsterRunStatus.STARTED)
+    _running(instance, DaySource(DAY, "acme/a"), dg.DagsterRunStatus.STARTED)
     _box(world, "today.binpb.gz")
-    _box(world, "yesterday.binpb.gz", NOON_MS - 24 * HOUR_MS)
+    _box(world, "elsewhere.binpb.gz", collector="core")
     assert len(_tick(instance).run_requests or []) == 1
 
-    _running(instance, DaySource(20260106, SOURCE_KEY), dg.DagsterRunStatus.NOT_STARTED)
+    _running(instance, DaySource(DAY, "acme/b"), dg.DagsterRunStatus.NOT_STARTED)
     full = _tick(instance)
     assert not full.run_requests
     assert "no room" in str(full.skip_reason)
@@ -129,5 +130,6 @@ def test_a_box_of_a_day_that_is_no_partition_does_not_keep_the_others_waiting(
     _box(world, "old.binpb.gz")
     world.query("UPDATE boxes SET dateint = 19700101 RETURNING box_id")
     _box(world, "today.binpb.gz")
-    partitions = [request.partition_key for request in _tick(instance).run_requests or []]
-    assert partitions == [TODAY.key]
+    _box(world, "elsewhere.binpb.gz", collector="core")
+    ticks = [[request.partition_key for request in _tick(instance).run_requests or []] for _ in range(2)]
+    assert ticks == [[ELSEWHERE.key], [TODAY.key]]

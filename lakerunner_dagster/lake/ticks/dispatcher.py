@@ -61,7 +61,7 @@ class DispatcherTick:
 
     def run(
         self,
-        active: Callable[[], Collection[tuple[str, int]]],
+        active: Callable[[], Collection[str]],
         places: int,
         now_ms: int,
         deadline: float,
@@ -69,9 +69,10 @@ class DispatcherTick:
     ) -> list[Dispatch]:
         """One tick: the partitions to start a run for, longest wait first, places shared among organizations.
 
-        ``active`` tells the (source key, dateint) of each run that is queued or going, and is asked only where
-        something waits; ``places`` is how many there may be. ``deadline`` is of ``time.monotonic()``: Kafka is polled
-        no longer. For ``listen_seconds`` the tick waits for a partition, so that a box need not wait for the next tick.
+        A source has one run at a time: the run queue lets no second one go, which would hold a place while it waits.
+        ``active`` tells the source key of each run that is queued or going, and is asked only where something waits;
+        ``places`` is how many runs there may be. ``deadline`` is of ``time.monotonic()``: Kafka is polled no longer.
+        For ``listen_seconds`` the tick waits for a partition, so that a box need not wait for the next tick.
         """
         blocked = False
 
@@ -92,7 +93,7 @@ class DispatcherTick:
                     return chosen
         return self._chosen(active, places)[0]
 
-    def _chosen(self, going: Callable[[], Collection[tuple[str, int]]], places: int) -> tuple[list[Dispatch], bool]:
+    def _chosen(self, going: Callable[[], Collection[str]], places: int) -> tuple[list[Dispatch], bool]:
         """The partitions to start a run for, noted as dispatched; and whether others wait for a run to end."""
         with self._lake.lrdb.connection() as conn:
             if not boxes.waiting_partitions(conn, self._stage.name):
@@ -100,7 +101,7 @@ class DispatcherTick:
         active = going()  # before we look at what waits: a run that ends meanwhile has its boxes done
         with self._lake.lrdb.transaction() as conn:
             waiting = boxes.waiting_partitions(conn, self._stage.name)
-            free = [partition for partition in waiting if (partition.source.key, partition.dateint) not in active]
+            free = [partition for partition in _oldest_of_each_source(waiting) if partition.source.key not in active]
             room = max(places - len(active), 0)
             shared = fair_share(
                 free, lambda partition: partition.source.organization_name, _organizations(active), room
@@ -132,6 +133,13 @@ class DispatcherTick:
         )
 
 
-def _organizations(active: Collection[tuple[str, int]]) -> Counter[str]:
+def _oldest_of_each_source(waiting: Sequence[WaitingPartition]) -> list[WaitingPartition]:
+    oldest: dict[str, WaitingPartition] = {}
+    for partition in waiting:
+        oldest.setdefault(partition.source.key, partition)
+    return list(oldest.values())
+
+
+def _organizations(active: Collection[str]) -> Counter[str]:
     """How many runs each organization (by name) has; a source's key begins with it."""
-    return Counter(source_key.partition("/")[0] for source_key, _ in active)
+    return Counter(source_key.partition("/")[0] for source_key in active)

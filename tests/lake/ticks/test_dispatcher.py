@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -16,7 +17,7 @@ from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
 from tests.lake.requests import expected, logs
-from tests.lake.world import BUCKET, DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
+from tests.lake.world import BUCKET, COLLECTOR, DAY, NOON_MS, ORGANIZATION, World, now_ms, soon
 from tests.waiting import eventually
 
 TOPIC = ingest_stage(Signal.LOGS).box_topic
@@ -24,50 +25,62 @@ TEN = NOON_MS - 2 * HOUR_MS
 DAY_MS = 24 * HOUR_MS
 
 
-def box_days(world: World, days: int) -> None:
-    """An open box on each of so many days."""
+def box_days(world: World, days: int, organization: UUID = ORGANIZATION, collector: str = COLLECTOR) -> None:
+    """An open box of a source on each of so many days."""
     for number in range(days):
-        world.send(Signal.LOGS, f"f{number}", logs(f"f{number}", [TEN]), event_time_ms=NOON_MS + number * DAY_MS)
+        name = f"f{number}"
+        key = world.put(Signal.LOGS, name, logs(name, [TEN]), organization=organization, collector=collector)
+        world.notify(key, event_time_ms=NOON_MS + number * DAY_MS)
     world.box(Signal.LOGS)
 
 
-def dispatched(world: World, active: set[tuple[str, int]] | None = None, room: int = 100) -> list[Dispatch]:
-    going = active or set()
+def dispatched(world: World, *active: str, room: int = 100) -> list[Dispatch]:
+    """What a tick asks for while the sources of these keys have runs."""
     tick = DispatcherTick(world.lake, ingest_stage(Signal.LOGS))
-    return tick.run(lambda: going, len(going) + room, now_ms(), soon())
+    return tick.run(lambda: active, len(active) + room, now_ms(), soon())
 
 
-def test_every_waiting_partition_gets_one_run_for_all_its_boxes(world: World) -> None:
+def places(dispatches: Sequence[Dispatch]) -> list[tuple[str, int]]:
+    return [(dispatch.source.key, dispatch.dateint) for dispatch in dispatches]
+
+
+def test_a_waiting_partition_gets_one_run_for_all_its_boxes(world: World) -> None:
     box_days(world, 2)
     world.send(Signal.LOGS, "more", logs("more", [TEN]))
     world.box(Signal.LOGS)
-    first, second = dispatched(world)
+    (first,) = dispatched(world)
     assert (first.source, first.dateint, first.box_ids) == (world.source, DAY, (1, 3))
-    assert (second.dateint, second.box_ids) == (20260204, (2,))
     assert first.run_key.startswith("logs.ingest/acme/edge/2026-02-03/")
+    (second,) = dispatched(world)
+    assert (second.dateint, second.box_ids) == (20260204, (2,))
     assert dispatched(world) == []
 
 
-def test_no_more_runs_are_asked_for_than_there_is_room_and_none_beside_an_active_one(world: World) -> None:
-    box_days(world, 3)
-    assert dispatched(world, room=0) == []
-    assert dispatched(world, room=-1) == []
-    assert [dispatch.dateint for dispatch in dispatched(world, active={("acme/edge", DAY)}, room=1)] == [20260204]
-    assert [dispatch.dateint for dispatch in dispatched(world)] == [DAY, 20260205]
+def test_no_more_runs_are_asked_for_than_there_is_room(world: World) -> None:
+    for collector in ("a", "b", "c"):
+        box_days(world, 1, collector=collector)
+    assert dispatched(world, "acme/x", room=0) == []
+    assert dispatched(world, "acme/x", room=-1) == []
+    assert places(dispatched(world, "acme/x", room=1)) == [("acme/a", DAY)]
+    assert places(dispatched(world)) == [("acme/b", DAY), ("acme/c", DAY)]
+
+
+def test_days_of_one_source_whose_lane_lets_one_go_at_a_time_take_no_places_of_others(world: World) -> None:
+    box_days(world, 7)
+    box_days(world, 1, collector="late")
+    assert places(dispatched(world, room=4)) == [("acme/edge", DAY), ("acme/late", DAY)]
+    assert dispatched(world, "acme/edge") == []
+    assert places(dispatched(world)) == [("acme/edge", 20260204)]
 
 
 def test_an_organization_that_is_late_need_not_wait_for_the_backlog_of_another(world: World) -> None:
-    box_days(world, 4)
+    for collector in ("a", "b", "c"):
+        box_days(world, 1, collector=collector)
     globex = uuid4()
     with world.lake.lrdb.transaction() as conn:
         profiles.add_organization(conn, "globex", globex)
-    key = f"otel-raw/{globex}/core/logs/late"
-    (world.place.bucket / key).parent.mkdir(parents=True)
-    (world.place.bucket / key).write_bytes(logs("late", [TEN]))
-    world.notify(key)
-    world.box(Signal.LOGS)
-    chosen = dispatched(world, active={("acme/edge", 20260101)}, room=2)
-    assert [dispatch.source.key for dispatch in chosen] == ["globex/core", "acme/edge"]
+    box_days(world, 1, organization=globex, collector="late")
+    assert places(dispatched(world, "acme/x", room=2)) == [("globex/late", DAY), ("acme/a", DAY)]
 
 
 def test_a_dispatch_that_led_to_no_run_is_made_again_under_another_key(world: World) -> None:

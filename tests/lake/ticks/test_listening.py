@@ -110,7 +110,7 @@ def test_a_partition_whose_run_ends_is_dispatched_by_the_tick_that_waited_for_it
 ) -> None:
     world.send(Signal.LOGS, "a", logs("a", [NOON_MS]))
     world.box(Signal.LOGS)
-    looks = iter([[("acme/edge", DAY)], [("acme/edge", DAY)], []])
+    looks = iter([["acme/edge"], ["acme/edge"], []])
     dispatcher, heard = DispatcherTick(world.lake, ingest_stage(Signal.LOGS)), Heard()
     monkeypatch.setattr(dispatcher, "_listener", heard)
     (dispatch,) = dispatcher.run(lambda: next(looks), 4, now_ms(), soon())
@@ -119,7 +119,7 @@ def test_a_partition_whose_run_ends_is_dispatched_by_the_tick_that_waited_for_it
 
 
 def test_dagster_is_not_asked_for_runs_where_nothing_waits(world: World) -> None:
-    def unasked() -> list[tuple[str, int]]:
+    def unasked() -> list[str]:
         raise AssertionError("a look costs Dagster a query")
 
     assert DispatcherTick(world.lake, ingest_stage(Signal.LOGS)).run(unasked, 4, now_ms(), soon()) == []
