@@ -22,7 +22,7 @@ from lakerunner_dagster.resources.lake import LakeResource
 from lakerunner_dagster.tables import table
 
 MAINTENANCE_TAG = "lakerunner/maintenance"
-"""Names the job, so that the run queue lets one run of each go at a time."""
+"""Names the job; of all runs that have it, the run queue lets one go at a time."""
 
 DUE: Mapping[str, str] = MappingProxyType(
     {
@@ -37,8 +37,11 @@ DUE: Mapping[str, str] = MappingProxyType(
 )
 """When each job is due, as cron has it (UTC)."""
 
-PRIORITY = "-10"
-"""Below backfills, whose runs have 0."""
+PRIORITY = "8"
+"""Below new data, above the rest: a queue that rollup and compaction keep full lets nothing go that stands below them.
+
+One turn goes at a time and each ends, so that they keep a place in the background.
+"""
 
 
 class MaintenanceConfig(dg.Config):

@@ -11,6 +11,7 @@ from lakerunner_dagster.instance.lanes import BACKGROUND_TAG, lane_tags
 from lakerunner_dagster.jobs.maintenance import DUE, job_name, maintenance_job, maintenance_schedule
 from lakerunner_dagster.lake.maintenance.jobs import JOBS
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage, rollup_stage
 from lakerunner_dagster.partitions import SOURCES_NAME
 from lakerunner_dagster.resources.lake import LakeResource
 from tests.lake.requests import logs, minutes
@@ -67,4 +68,4 @@ def test_no_turn_is_asked_for_while_one_is_queued_or_going() -> None:
 def test_a_turn_leaves_its_place_to_new_data() -> None:
     tags = maintenance_job(BY_NAME["orphans"]).tags
     assert lane_tags([], tags)[BACKGROUND_TAG] == "true"
-    assert int(tags["dagster/priority"]) < 0
+    assert rollup_stage().priority < int(tags["dagster/priority"]) < ingest_stage(Signal.LOGS).priority
