@@ -218,7 +218,10 @@ _DUE = sql.SQL(
 
 
 def waiting_partitions(conn: Conn, stage: str) -> list[WaitingPartition]:
-    """Every partition with boxes of this stage that wait and are not on their way to a run, longest wait first."""
+    """Every partition with boxes of this stage that wait and are not on their way to a run, longest wait first.
+
+    A day that has yet to come is no partition: its boxes, of records whose clock is ahead, wait for midnight (UTC).
+    """
     rows = conn.execute(
         sql.SQL("""
         SELECT s.organization_id, o.name, s.collector_name, s.instance_num, s.bucket, b.dateint,
@@ -227,7 +230,7 @@ def waiting_partitions(conn: Conn, stage: str) -> list[WaitingPartition]:
         FROM organizations o
         JOIN organization_buckets s ON s.organization_id = o.id
         JOIN boxes b ON b.organization_id = s.organization_id AND b.instance_num = s.instance_num
-        WHERE b.stage = %(stage)s AND {due}
+        WHERE b.stage = %(stage)s AND {due} AND b.dateint <= to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')::int
           AND (b.dispatched_at IS NULL OR b.claimed_at >= b.dispatched_at
                OR b.dispatched_at
                   + least(power(2, least(b.dispatches, %(doublings)s)), %(longest)s) * interval '1 second' <= now())

@@ -14,7 +14,7 @@ from lakerunner_dagster.lake.errors import InputError
 from lakerunner_dagster.lake.lrdb import boxes, intake, profiles
 from lakerunner_dagster.lake.lrdb.connection import Conn, storable
 from lakerunner_dagster.lake.lrdb.intake import Notification
-from lakerunner_dagster.lake.model import Message, Source, day_start_ms
+from lakerunner_dagster.lake.model import HOUR_MS, Message, Source, dateint_of, day_start_ms
 from lakerunner_dagster.lake.notifications.routing import ORGANIZATION
 from lakerunner_dagster.lake.planning.boxer import Pending, next_ms, plan
 from lakerunner_dagster.lake.runs.context import Lake
@@ -121,11 +121,13 @@ def _dated(notification: Notification, limits: Limits, now_ms: int) -> Notificat
     """The notification, on a day that is a partition.
 
     The time of an object only says with which others it is boxed, and what a record without a time falls back to. One
-    that the lake cannot have seen (0, or a wrong clock's) is none: then it is the time of being notified.
+    that the lake cannot have seen (0, or a wrong clock's) is none: then it is the time of being notified. One of a
+    clock that is a little ahead of midnight is still today's, whose boxes need not wait for it.
     """
     first_ms = day_start_ms(int(limits.first_date.strftime("%Y%m%d")))
     plausible = first_ms <= notification.event_time_ms <= now_ms + limits.ahead_ms
-    return notification if plausible else replace(notification, event_time_ms=now_ms)
+    today_ends_ms = day_start_ms(dateint_of(now_ms)) + 24 * HOUR_MS - 1
+    return replace(notification, event_time_ms=min(notification.event_time_ms, today_ends_ms) if plausible else now_ms)
 
 
 def _unknown_source(notification: Notification) -> InputError:

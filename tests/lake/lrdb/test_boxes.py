@@ -133,6 +133,14 @@ def test_boxes_wait_by_partition_oldest_first(lrdb: Lrdb, edge: Source) -> None:
     ]
 
 
+def test_boxes_of_a_day_that_is_to_come_wait_for_it(lrdb: Lrdb, edge: Source) -> None:
+    to_come, today = open_box(lrdb, edge), open_box(lrdb, edge)
+    for box_id, days in ((to_come, 2), (today, 0)):
+        day = "to_char(now() AT TIME ZONE 'UTC' + %s * interval '1 day', 'YYYYMMDD')::int"
+        do(lrdb, f"UPDATE boxes SET dateint = {day} WHERE box_id = %s", days, box_id)
+    assert [partition.box_ids for partition in waiting(lrdb)] == [(today,)]
+
+
 def age_dispatch(lrdb: Lrdb, seconds: float) -> None:
     do(lrdb, "UPDATE boxes SET dispatched_at = dispatched_at - %s * interval '1 second'", seconds)
 

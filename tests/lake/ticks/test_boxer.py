@@ -18,7 +18,7 @@ from lakerunner_dagster.lake import bus as kafka
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb import dead_letters, offsets, profiles
 from lakerunner_dagster.lake.lrdb.intake import Observed
-from lakerunner_dagster.lake.model import HOUR_MS, Message, dateint_of
+from lakerunner_dagster.lake.model import HOUR_MS, Message, dateint_of, day_start_ms
 from lakerunner_dagster.lake.notifications.replay import Replayed, replay, waiting
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import BoxPolicy
@@ -143,6 +143,18 @@ def test_an_object_that_seems_to_be_of_an_impossible_day_is_of_the_day_it_is_hea
     days = {dateint for (dateint,) in world.query("SELECT event_dateint FROM raw_objects")}
     assert days <= {before, dateint_of(now_ms())}
     assert world.messages() == expected(early=1, late=1)
+
+
+def test_an_object_of_a_clock_that_is_ahead_at_midnight_does_not_wait_for_its_day(world: World) -> None:
+    midnight = day_start_ms(DAY) + 24 * HOUR_MS
+    times = {"before": midnight - 30_000, "behind": midnight + 600_000}
+    for name, time_ms in times.items():
+        world.send(Signal.LOGS, name, logs(name, [midnight + 600_000]), event_time_ms=time_ms)
+    BoxerTick(world.lake, ingest_stage(Signal.LOGS)).run(midnight - 60_000, soon())
+    dated = world.query("SELECT event_dateint, event_time_ms FROM raw_objects ORDER BY event_time_ms")
+    assert dated == [(DAY, midnight - 30_000), (DAY, midnight - 1)]
+    world.drain(Signal.LOGS)
+    assert world.messages() == expected(before=1, behind=1)
 
 
 def test_a_notification_of_nobody_waits_as_a_dead_letter_until_somebody_is_there(world: World) -> None:
