@@ -54,7 +54,7 @@ def swap(
     supersede(conn, gone, wanted_ids, operation=ledger.operation, run_id=ledger.run_id)
     insert(conn, [segment for segment in wanted if segment.segment_id not in known | kept])
     _republish(conn, [segment for segment in wanted if segment.segment_id in known])
-    faults.forget(conn, source.organization_id, wanted_ids)  # their objects have just been written
+    faults.forget(conn, source.organization_id, wanted_ids)  # their objects have just been written, or were found whole
     return Replaced(
         kept=tuple(sorted(kept)),
         inserted=tuple(sorted(set(wanted_ids) - known - kept)),

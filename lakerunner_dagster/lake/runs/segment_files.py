@@ -19,8 +19,9 @@ from lakerunner_dagster.lake.lrdb import faults, segments
 from lakerunner_dagster.lake.model import Output, Segment, Source
 from lakerunner_dagster.lake.planning.compaction import SegmentGroup
 from lakerunner_dagster.lake.runs.context import Lake
+from lakerunner_dagster.lake.runs.scratch import scratch_directory
 from lakerunner_dagster.lake.segments.output import MergedSegment
-from lakerunner_dagster.lake.segments.reading import MergeInput
+from lakerunner_dagster.lake.segments.reading import MergeInput, verify
 from lakerunner_dagster.lake.store import Store
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ def upload(lake: Lake, source: Source, made: MergedSegment) -> Output:
 
 
 def put(lake: Lake, source: Source, output: Output, data: Buffer) -> Output:
-    """Put a segment into the store, never over one that readers see; the output as it stands there.
+    """Put a segment into the store, never over one that readers see and can read; the output as it stands there.
 
-    Its id says what rows it has: other bytes of the same id are these rows as another version of a library wrote them.
+    Its id says what rows it has: other bytes of the same id are these rows as another version of a library wrote them,
+    or what is left of them where the store has spoilt the object. So what stays was found whole.
     """
     store = lake.stores.of(source.bucket)
     segment = output.segment
@@ -76,11 +78,24 @@ def put(lake: Lake, source: Source, output: Output, data: Buffer) -> Output:
             frequency_ms=segment.frequency_ms,
             segment_ids=[segment.segment_id],
         )
-    if not seen:  # left by a run that was killed
+        set_aside_before = faults.show(conn, segment.segment_id) is not None
+    if not seen or set_aside_before or not _is_whole(store, segment):  # not seen: left by a run that was killed
         store.put(segment.key, data)
         return output
     logger.warning("%s is published in other bytes, and stays: it has the same rows", segment.key)
     return replace(output, segment=replace(segment, file_size=store.head(segment.key).size))
+
+
+def _is_whole(store: Store, segment: Segment) -> bool:
+    """Whether the object of a segment's key has the segment's rows, as far as reading all of it can tell."""
+    with scratch_directory() as directory:
+        try:
+            (stored,) = download(store, [segment], directory)
+            verify(stored)
+        except SegmentUnusable as fault:
+            logger.warning("segment %d is written anew: %s", segment.segment_id, fault)
+            return False
+    return True
 
 
 def set_aside(lake: Lake, source: Source, group: SegmentGroup, fault: SegmentUnusable) -> None:

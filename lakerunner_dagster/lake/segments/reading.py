@@ -39,6 +39,9 @@ NEVER_NULL: Mapping[Signal, tuple[str, ...]] = MappingProxyType(
 """Columns by which rows are told apart, placed or counted."""
 
 
+VERIFIED_ROWS = 8192
+"""Rows of a file in memory at once while all that is wanted of them is that they can be read."""
+
 PAGE_BYTES = 1 << 20
 """A page of a column, other than its dictionary, is of about so many bytes: one is held while its file is read."""
 
@@ -115,6 +118,17 @@ def opened(given: MergeInput) -> Opened:
     return Opened(
         segment, given.path, metadata, _facts(metadata, names), frozenset(attributes), _keys(segment, metadata)
     )
+
+
+def verify(given: MergeInput) -> None:
+    """Read a file to its end; SegmentUnusable where its footer is not the index row's, or a page is not as written."""
+    metadata = opened(given).metadata
+    with (
+        blamed_on(given.segment, "corrupt_data"),
+        pq.ParquetFile(given.path, metadata=metadata, page_checksum_verification=True, pre_buffer=False) as file,
+    ):
+        for _ in file.iter_batches(VERIFIED_ROWS, use_threads=False):
+            pass
 
 
 class Reader:
