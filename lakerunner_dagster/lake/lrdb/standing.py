@@ -58,6 +58,37 @@ def rejecting_objects(conn: Conn, source: Source, signal: Signal, dateint: int) 
     return _objects(conn, source, {raw_object_id for (raw_object_id,) in rows})
 
 
+def unseen_objects(conn: Conn, source: Source, signal: Signal, dateint: int) -> list[RawObject]:
+    """The ingested objects, oldest first, that gave records to a day, and of which readers see none there.
+
+    Nor elsewhere instead: they have expired, or their segments' rows were lost.
+    """
+    frequency_ms = SIGNALS[signal].frequency_ms
+    published = segments.published_segments(conn, source, signal, dateint, frequency_ms=frequency_ms)
+    seen = lineage.raw_inputs(conn, source.organization_id, [segment.segment_id for segment in published])
+    rows = conn.execute(
+        """
+        SELECT r.raw_object_id, r.records_read - r.records_rejected FROM raw_objects r
+        WHERE r.organization_id = %(organization)s AND r.state = 'ingested' AND r.raw_object_id = ANY(ARRAY(
+            SELECT l.input_id FROM lineage l
+            WHERE l.organization_id = %(organization)s AND l.instance_num = %(instance)s AND l.signal = %(signal)s
+              AND l.dateint = %(dateint)s AND l.frequency_ms = %(frequency)s AND l.input_kind = 'raw'
+            EXCEPT SELECT unnest(%(seen)s::bigint[])))
+        """,
+        {
+            "organization": source.organization_id,
+            "instance": source.instance_num,
+            "signal": str(signal),
+            "dateint": dateint,
+            "frequency": frequency_ms,
+            "seen": sorted(set().union(*seen.values())),
+        },
+    )
+    accepted: dict[int, int] = dict(rows.fetchall())
+    elsewhere = records_by_hour(conn, source, signal, accepted)
+    return _objects(conn, source, {id_ for id_, records in accepted.items() if elsewhere[id_].total() < records})
+
+
 def published_records(conn: Conn, raw: RawObject) -> int:
     """How many records of a raw object readers see."""
     seen = _records_by_hour(conn, raw.organization_id, raw.signal, [raw.raw_object_id])

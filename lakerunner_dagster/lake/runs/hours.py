@@ -69,10 +69,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Strays:
-    """Objects, by id, that give records to other hours than those where readers see them, and all these hours."""
+    """Objects, by id, that give records to other hours than those where readers see them, and all these hours.
+
+    ``unreadable``: why others, by id, could not be read.
+    """
 
     readings: Mapping[int, Reading]
     hours: frozenset[Hour]
+    unreadable: Mapping[int, LakeError]
 
 
 @dataclass(slots=True)
@@ -108,16 +112,19 @@ def replace_hour(lake: Lake, task: Task, hour: Hour, strays: Mapping[int, Readin
 def find_strays(lake: Lake, task: Task, objects: Iterable[RawObject]) -> Strays:
     """Those of the objects that give to any hour another number of records than readers see of them.
 
-    An object that cannot be read is passed over: what readers see of it stays.
+    What readers see of an object that cannot be read stays.
     """
-    reader = _Reader(lake, task, lambda _raw, _error: None)
+    unreadable: dict[int, LakeError] = {}
+    reader = _Reader(lake, task, lambda raw, error: unreadable.update({raw.raw_object_id: error}))
     for _ in reader.chunks(objects):
         pass
     with lake.lrdb.connection() as conn:
         seen = standing.records_by_hour(conn, task.source, task.signal, reader.read)
     moved = {id_: _moved(reading, seen[id_]) for id_, reading in reader.read.items()}
     return Strays(
-        {id_: reading for id_, reading in reader.read.items() if moved[id_]}, frozenset().union(*moved.values())
+        {id_: reading for id_, reading in reader.read.items() if moved[id_]},
+        frozenset().union(*moved.values()),
+        unreadable,
     )
 
 

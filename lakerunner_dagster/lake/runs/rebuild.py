@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from lakerunner_dagster.lake.lrdb import boxes, intake, lineage, standing
+from lakerunner_dagster.lake.lrdb import boxes, expiry, intake, lineage, standing
 from lakerunner_dagster.lake.lrdb.standing import Hour
 from lakerunner_dagster.lake.model import RawState, Source, dateint_of
 from lakerunner_dagster.lake.runs.context import Lake
@@ -17,7 +17,7 @@ from lakerunner_dagster.lake.runs.discovery import register_unknown
 from lakerunner_dagster.lake.runs.drain import OUTAGES, require_complete, work_off
 from lakerunner_dagster.lake.runs.hours import Strays, Task, find_strays, replace_hour
 from lakerunner_dagster.lake.runs.report import Failure, OnStep, RebuildReport, Step
-from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.ticks.ingesting import close_partition
 from lakerunner_dagster.lake.ticks.outbox import announce
@@ -62,9 +62,8 @@ def _replace_hours(lake: Lake, task: Task, on_step: OnStep) -> tuple[list[Step],
     """Compute and swap each hour that has segments, or should have."""
     with lake.lrdb.connection() as conn:
         hours = standing.hours_of_day(conn, task.source, task.signal, task.dateint)
-    strays = _strays(lake, task)
+    strays, failures = _strays(lake, task)
     done: dict[Hour, Step] = {}
-    failures: list[Failure] = []
     for hour in sorted(hours | strays.hours):
         if hour in done:
             continue
@@ -83,11 +82,23 @@ def _replace_hours(lake: Lake, task: Task, on_step: OnStep) -> tuple[list[Step],
     return list(done.values()), failures
 
 
-def _strays(lake: Lake, task: Task) -> Strays:
-    """Records that were rejected when they were ingested on this day, and would not be now."""
+def _strays(lake: Lake, task: Task) -> tuple[Strays, list[Failure]]:
+    """Records of this day's objects that readers lack: rejected once and not now, or out of sight since.
+
+    Nothing is brought back that is past its retention. A failure is an object that must be read for it and cannot be.
+    """
+    frequency_ms, now_ms = SIGNALS[task.signal].frequency_ms, time.time_ns() // 1_000_000
     with lake.lrdb.connection() as conn:
+        kept = expiry.first_kept(conn, task.source.organization_id, task.signal, frequency_ms, now_ms)
+        unseen = standing.unseen_objects(conn, task.source, task.signal, task.dateint) if task.dateint >= kept else []
         rejecting = standing.rejecting_objects(conn, task.source, task.signal, task.dateint)
         seen = standing.records_by_hour(conn, task.source, task.signal, [raw.raw_object_id for raw in rejecting])
     # An object that is seen on this day is read for its hours in any case.
     elsewhere = [raw for raw in rejecting if task.dateint not in {hour.dateint for hour in seen[raw.raw_object_id]}]
-    return find_strays(lake, task, elsewhere)
+    strays = find_strays(lake, task, {raw.raw_object_id: raw for raw in [*elsewhere, *unseen]}.values())
+    failures = [
+        Failure(f"{raw.bucket}/{raw.key}", type(error).__name__, str(error))
+        for raw in unseen
+        if (error := strays.unreadable.get(raw.raw_object_id)) is not None
+    ]
+    return strays, failures

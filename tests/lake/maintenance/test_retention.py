@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakerunner_dagster.lake.lrdb import lineage, partitions, profiles
+from lakerunner_dagster.lake.errors import WorkIncomplete
+from lakerunner_dagster.lake.lrdb import partitions, profiles
 from lakerunner_dagster.lake.lrdb.expiry import NEVER, first_kept_day
-from lakerunner_dagster.lake.lrdb.standing import Hour
 from lakerunner_dagster.lake.model import HOUR_MS, dateint_of, day_start_ms
-from lakerunner_dagster.lake.runs.hours import Task, find_strays, replace_hour
 from lakerunner_dagster.lake.signals import Signal
 from tests.lake.maintenance.turns import DAY_MS, add_source, everything, rebuild_day, subjects, turn
 from tests.lake.requests import expected, gauges, logs
@@ -161,24 +160,91 @@ def test_makers_and_droppers_of_leaves_at_once_leave_what_was_made_last(world: W
     assert world.messages() == expected(a=1)
 
 
-def test_a_segment_that_had_expired_and_gone_may_be_published_again_and_expire_again(world: World) -> None:
+def expire(world: World, days: int = 1) -> None:
+    """Whatever is older than so many days goes, out of sight and out of the store."""
+    keep(world, Signal.LOGS, days)
+    for job in ("retention", "superseded", "retention"):
+        assert turn(world.lake, job, now_ms=NOW_MS).failed == 0
+
+
+def test_what_a_wrong_rule_took_comes_back_by_a_rebuild_once_the_rule_is_lifted(world: World) -> None:
     noon = NOON_MS - DAY_MS
     send_days(world, "a", "b")
     rebuild_day(world, noon_ms=noon)
-    keep(world, Signal.LOGS, 1)
-    (before,) = [segment for segment in world.published(Signal.LOGS) if segment[0] == dateint_of(noon)]
-    for job in ("retention", "superseded"):
-        turn(world.lake, job, now_ms=NOW_MS)
-    task = Task(world.source, Signal.LOGS, dateint_of(noon), "by hand")
-    with world.lake.lrdb.connection() as conn:
-        raw = [known.raw for known in lineage.raw_objects_of_day(conn, world.source, Signal.LOGS, task.dateint)]
-    strays = find_strays(world.lake, task, raw)
-    replace_hour(world.lake, task, Hour(task.dateint, 12), strays.readings)
-    assert before in world.published(Signal.LOGS)
+    before = world.published(Signal.LOGS)
+    expire(world)
+    rebuild_day(world, noon_ms=noon)
+    assert world.messages() == expected(b=1), "a rebuild brings back what is past its retention"
+    keep(world, Signal.LOGS, 0)
+    rebuild_day(world, noon_ms=noon)
+    assert world.published(Signal.LOGS) == before
+    assert world.messages() == expected(a=1, b=1)
     assert world.breaches() == []
-    for job in ("retention", "superseded"):
-        assert turn(world.lake, job, now_ms=NOW_MS).failed == 0
+    rebuild_day(world, noon_ms=noon)
+    assert world.published(Signal.LOGS) == before
+    expire(world)
     assert world.messages() == expected(b=1)
+    assert world.breaches() == []
+
+
+def test_ingested_days_that_had_expired_come_back_whole_with_what_crosses_midnight(world: World) -> None:
+    midnight = day_start_ms(DAY)
+    for name, times, stored in (
+        ("a", [midnight - 2 * HOUR_MS, midnight - 1], midnight - 1000),
+        ("across", [midnight - 1, midnight, midnight + HOUR_MS], midnight - 1),
+        ("late", [midnight - HOUR_MS], NOON_MS),
+        ("b", [midnight, NOON_MS], NOON_MS),
+    ):
+        world.send(Signal.LOGS, name, logs(name, times), event_time_ms=stored)
+        world.ingest(Signal.LOGS)
+    whole = world.messages()
+    keep(world, Signal.LOGS, 1)
+    for job in ("retention", "superseded", "retention"):
+        turn(world.lake, job, now_ms=NOW_MS + 2 * DAY_MS)
+    assert world.messages() == expected()
+    keep(world, Signal.LOGS, 0)
+    for noon_ms in (NOON_MS, NOON_MS - DAY_MS):
+        rebuild_day(world, noon_ms=noon_ms)
+        assert world.breaches() == []
+    assert world.messages() == whole
+
+
+def test_rows_that_were_lost_come_back_by_a_rebuild(world: World) -> None:
+    world.send(Signal.LOGS, "a", logs("a", [NOON_MS, NOON_MS + HOUR_MS]))
+    world.ingest(Signal.LOGS)
+    with world.lake.lrdb.transaction() as conn:
+        conn.execute("DELETE FROM log_seg")
+    assert [breach.invariant for breach in world.breaches()] == [2]
+    rebuild_day(world)
+    assert world.messages() == expected(a=2)
+    assert world.breaches() == []
+
+
+def test_a_rebuild_names_the_raw_object_without_which_what_was_lost_cannot_come_back(world: World) -> None:
+    gone = world.send(Signal.LOGS, "gone", logs("gone", [NOON_MS]))
+    world.send(Signal.LOGS, "a", logs("a", [NOON_MS]))
+    world.ingest(Signal.LOGS)
+    with world.lake.lrdb.transaction() as conn:
+        conn.execute("DELETE FROM log_seg")
+    (world.place.bucket / gone).unlink()
+    with pytest.raises(WorkIncomplete, match=f"ObjectMissing: .*{gone}"):
+        rebuild_day(world)
+    assert world.messages() == expected(a=1)
+
+
+def test_points_that_a_wrong_rule_took_come_back_and_their_tiers_stand_for_them(world: World) -> None:
+    world.send(Signal.METRICS, "m", gauges("queue.length", [NOON_MS]))
+    world.ingest(Signal.METRICS)
+    world.roll_up()
+    keep(world, Signal.METRICS, 1, 10_000)
+    for job in ("retention", "superseded"):
+        turn(world.lake, job, now_ms=NOW_MS + 2 * DAY_MS)
+    assert world.select(Signal.METRICS, "sum(chq_points)::int") == []
+    keep(world, Signal.METRICS, 0, 10_000)
+    rebuild_day(world, Signal.METRICS)
+    world.roll_up()
+    for frequency_ms in (10_000, 60_000, 3_600_000):
+        assert world.select(Signal.METRICS, "sum(chq_points)::int", frequency_ms) == [(1,)]
     assert world.breaches() == []
 
 

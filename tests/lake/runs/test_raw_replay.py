@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from lakerunner_dagster.lake.errors import InputError, StoreUnavailable
-from lakerunner_dagster.lake.lrdb import profiles
-from lakerunner_dagster.lake.lrdb.backfill import Span
+from lakerunner_dagster.lake.lrdb import backfill, profiles
+from lakerunner_dagster.lake.lrdb.backfill import DayWork, Span, Target
 from lakerunner_dagster.lake.model import HOUR_MS, dateint_of
 from lakerunner_dagster.lake.runs import raw_replay
 from lakerunner_dagster.lake.runs.raw_replay import (
@@ -25,8 +25,9 @@ from lakerunner_dagster.lake.runs.raw_replay import (
 )
 from lakerunner_dagster.lake.runs.rebuild import rebuild
 from lakerunner_dagster.lake.signals import Signal
+from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.store import BucketConfiguration
-from tests.lake.maintenance.turns import old_object
+from tests.lake.maintenance.turns import old_object, turn
 from tests.lake.requests import expected, gauges, logs
 from tests.lake.world import BUCKET, COLLECTOR, DAY, NOON_MS, ORGANIZATION, World, now_ms
 
@@ -135,6 +136,25 @@ def test_what_leads_nowhere_or_has_expired_is_left_out_and_counted(world: World)
     old_object(world, f"{EDGE}/traces/a", b"x", NOON_MS - 3000 * DAY_MS)
     before = plan_replay(world.lake, Scope(Span(long_ago, long_ago), [Signal.TRACES]))
     assert before.left_out == {"days before the first of the lake, or to come": 1}
+
+
+def test_a_day_that_a_wrong_rule_took_is_planned_once_the_rule_is_lifted(world: World) -> None:
+    key = world.send(Signal.LOGS, "a", logs("a", [NOON_MS]))
+    world.ingest(Signal.LOGS)
+    for days in (1, 0):
+        with world.lake.lrdb.transaction() as conn:
+            profiles.set_retention(conn, ORGANIZATION, Signal.LOGS, days)
+        turn(world.lake, "retention")
+    assert world.messages() == expected()
+    (day,) = plan_replay(world.lake, ALL).days
+    size = len((world.place.bucket / key).read_bytes())
+    assert (day.work.known, day.work.bytes, day.seen.segments) == (1, size, 0)
+    with world.lake.lrdb.connection() as conn:
+        target = Target(ingest_stage(Signal.LOGS), ingest_stage(Signal.LOGS).assets[0], world.source)
+        assert backfill.work(conn, target, SPAN, now_ms()) == [DayWork(DAY, 1, size)]
+    rebuild(world.lake, Signal.LOGS, world.source, DAY, run_id="replay", on_step=lambda _: None)
+    assert world.messages() == expected(a=1)
+    assert world.breaches() == []
 
 
 def test_objects_of_a_source_in_another_bucket_come_through_the_front_door(world: World) -> None:
