@@ -14,9 +14,11 @@ from typing import Any
 from uuid import UUID
 
 import duckdb
+import pytest
 from pydantic import SecretStr
 
 from lakerunner_dagster.lake.bus import Bus
+from lakerunner_dagster.lake.errors import StoreDenied
 from lakerunner_dagster.lake.lrdb import check, profiles
 from lakerunner_dagster.lake.lrdb.check import Breach
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
@@ -29,7 +31,7 @@ from lakerunner_dagster.lake.runs.report import Step
 from lakerunner_dagster.lake.settings import BoxPolicy, CompactionPolicy, Limits, RollupPolicy, Settings
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.stages import Stage, compaction_stage, ingest_stage, rollup_stage
-from lakerunner_dagster.lake.store import BucketConfiguration
+from lakerunner_dagster.lake.store import BucketConfiguration, Store, StoredObject
 from lakerunner_dagster.lake.ticks.boxer import BoxerReport, BoxerTick
 from lakerunner_dagster.lake.ticks.dispatcher import Dispatch, DispatcherTick
 
@@ -265,6 +267,21 @@ class World:
 
     def close(self) -> None:
         self.lake.close()
+
+
+@contextmanager
+def denying(*keys: str) -> Iterator[None]:
+    """A store that lists everything, and refuses to give these objects."""
+    read = Store.read
+
+    def refusing(store: Store, key: str, max_bytes: int) -> tuple[bytes, StoredObject]:
+        if key in keys:
+            raise StoreDenied(f"{key}: InvalidObjectState")
+        return read(store, key, max_bytes)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Store, "read", refusing)
+        yield
 
 
 @contextmanager

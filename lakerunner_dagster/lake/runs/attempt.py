@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from lakerunner_dagster.lake.errors import InputError, ObjectMissing
+from lakerunner_dagster.lake.errors import InputError, ObjectMissing, StoreDenied
 from lakerunner_dagster.lake.lrdb import intake, publish
 from lakerunner_dagster.lake.lrdb.intake import Resolution
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
@@ -45,7 +45,8 @@ OPERATION = "ingest"
 def ingest(lake: Lake, box: ClaimedBox, on_step: OnStep) -> None:
     """Work on a claimed box, through to its one commit. Raises what prevents that; nothing is visible then.
 
-    An object that is corrupt or missing prevents nothing: it ends as quarantined or missing, alone.
+    An object that is corrupt or missing prevents nothing: it ends as quarantined or missing, alone. So does one that
+    the store denies, where it gives another of the box.
     """
     with Heartbeat(lake.lrdb, box.lease, lake.settings.lease_seconds) as heartbeat:
         attempt = _Attempt(lake, box, heartbeat)
@@ -127,21 +128,33 @@ class _Attempt:
         )
 
     def _contents(self, new_file: NewFile) -> Iterator[RawPayload | LargeObject]:
-        """The members' contents, decompressed; of a member that has none, its end is noted instead."""
+        """The members' contents, decompressed; of a member that has none, its end is noted instead.
+
+        StoreDenied at the end, where the store has denied some and given none: it may well deny all that we ask for.
+        """
+        denied: dict[RawObject, StoreDenied] = {}
+        given = False
         for found in fetch(self._lake.stores, self._box.members, self._lake.limits.object_bytes, new_file):
             self._heartbeat.check()
             try:
                 if isinstance(found, Unreadable):
                     raise found.error
+                given = True
                 self._bytes_in += found.stored.size
                 raw = self._resolved(found)
                 if raw is not None:
                     self._members[raw.raw_object_id] = raw
                     yield content_of(raw, found.data, self._lake.limits, new_file)
+            except StoreDenied as error:
+                denied[found.raw] = error
             except ObjectMissing as error:
                 self._set_aside(found.raw, RawState.MISSING, "object_missing", str(error))
             except InputError as error:
                 self._set_aside(found.raw, RawState.QUARANTINED, error.reason, str(error))
+        for raw, denial in denied.items():
+            if not given:
+                raise denial
+            self._set_aside(raw, RawState.QUARANTINED, "object_denied", str(denial))
 
     def _resolved(self, fetched: Fetched) -> RawObject | None:
         """The member as it is known by what was read; None when that is another row's content."""

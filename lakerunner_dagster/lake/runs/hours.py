@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from lakerunner_dagster.lake.errors import InputError, LakeError, ObjectMissing, SwapConflict
+from lakerunner_dagster.lake.errors import InputError, LakeError, ObjectMissing, StoreDenied, SwapConflict
 from lakerunner_dagster.lake.lrdb import publish, standing
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
@@ -94,8 +94,8 @@ def replace_hour(lake: Lake, task: Task, hour: Hour, strays: Mapping[int, Readin
     """Compute an hour from what its segments stand on and swap it, with the hours that records move from or to.
 
     ``strays`` are objects, read already, that give records to hours where readers see none of them. There is a step for
-    each hour that was swapped. Raises ObjectMissing or InputError when an object cannot be read any more, SwapConflict
-    when others publish into it again and again: every hour is as it was then.
+    each hour that was swapped. Raises ObjectMissing, InputError or StoreDenied when an object cannot be read any more,
+    SwapConflict when others publish into it again and again: every hour is as it was then.
     """
     tries = 0
     while True:
@@ -182,7 +182,7 @@ class _Reader:
         for found in fetch(self._lake.stores, objects, self._lake.limits.object_bytes, new_file):
             try:
                 yield self._content(found, new_file)
-            except (ObjectMissing, InputError) as error:
+            except (ObjectMissing, InputError, StoreDenied) as error:
                 self._unreadable(found.raw, error)
 
     def _content(self, found: Fetched | Unreadable, new_file: NewFile) -> RawPayload | LargeObject:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakerunner_dagster.lake.errors import InputError, ObjectMissing
+from lakerunner_dagster.lake.errors import BucketMissing, InputError, ObjectMissing, StoreDenied
 from lakerunner_dagster.lake.model import RawObject
 from lakerunner_dagster.lake.runs.context import Stores
 from lakerunner_dagster.lake.store import Store, StoredObject
@@ -51,10 +51,13 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A raw object that is not there, or that may not be read: it alone is set aside."""
+    """A raw object that is not there, that may not be read, or that the store denies.
+
+    Whether it denies this one or all of them is for the caller to tell, who has the others.
+    """
 
     raw: RawObject
-    error: ObjectMissing | InputError
+    error: ObjectMissing | InputError | StoreDenied
 
 
 def fetch(
@@ -62,7 +65,7 @@ def fetch(
 ) -> Iterator[Fetched | Unreadable]:
     """Read each object, none larger than ``max_bytes`` stored bytes.
 
-    StoreUnavailable and StoreDenied end the iteration: they say nothing about the object.
+    StoreUnavailable and BucketMissing end the iteration: they say nothing about the object.
     """
 
     def read(raw: RawObject) -> Fetched | None:
@@ -74,7 +77,9 @@ def fetch(
         for raw, future in _ahead(objects, lambda raw: pool.submit(read, raw)):
             try:
                 lent = _lent(future.result() or _read_now(stores.of(raw.bucket), raw, max_bytes, new_file))
-            except (ObjectMissing, InputError) as error:
+            except BucketMissing:
+                raise
+            except (ObjectMissing, InputError, StoreDenied) as error:
                 yield Unreadable(raw, error)
             else:
                 yield from lent

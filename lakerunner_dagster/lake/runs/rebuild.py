@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
+from lakerunner_dagster.lake.errors import BucketMissing, StoreDenied
 from lakerunner_dagster.lake.lrdb import boxes, expiry, intake, lineage, standing
 from lakerunner_dagster.lake.lrdb.standing import Hour
 from lakerunner_dagster.lake.model import RawState, Source, dateint_of
@@ -72,7 +73,7 @@ def _replace_hours(lake: Lake, task: Task, on_step: OnStep) -> tuple[list[Step],
         except Exception as error:  # noqa: BLE001  # whatever ails this hour, the others are to be done
             logger.warning("%d %02dh stays as it was: %s", *hour, error)
             failures.append(Failure(f"{hour.dateint} {hour.hour:02d}h", type(error).__name__, str(error)))
-            if isinstance(error, OUTAGES):
+            if isinstance(error, OUTAGES) and not _may_be_of_one_object(error):
                 break
             continue
         done |= swapped
@@ -80,6 +81,11 @@ def _replace_hours(lake: Lake, task: Task, on_step: OnStep) -> tuple[list[Step],
         for step in swapped.values():
             on_step(step)
     return list(done.values()), failures
+
+
+def _may_be_of_one_object(error: Exception) -> bool:
+    """Whether the store may give what the other hours stand on."""
+    return isinstance(error, StoreDenied) and not isinstance(error, BucketMissing)
 
 
 def _strays(lake: Lake, task: Task) -> tuple[Strays, list[Failure]]:
@@ -95,10 +101,12 @@ def _strays(lake: Lake, task: Task) -> tuple[Strays, list[Failure]]:
         seen = standing.records_by_hour(conn, task.source, task.signal, [raw.raw_object_id for raw in rejecting])
     # An object that is seen on this day is read for its hours in any case.
     elsewhere = [raw for raw in rejecting if task.dateint not in {hour.dateint for hour in seen[raw.raw_object_id]}]
-    strays = find_strays(lake, task, {raw.raw_object_id: raw for raw in [*elsewhere, *unseen]}.values())
+    objects = {raw.raw_object_id: raw for raw in [*elsewhere, *unseen]}
+    needed = {raw.raw_object_id for raw in unseen}
+    strays = find_strays(lake, task, objects.values())
     failures = [
-        Failure(f"{raw.bucket}/{raw.key}", type(error).__name__, str(error))
-        for raw in unseen
-        if (error := strays.unreadable.get(raw.raw_object_id)) is not None
+        Failure(f"{objects[id_].bucket}/{objects[id_].key}", type(error).__name__, str(error))
+        for id_, error in strays.unreadable.items()
+        if id_ in needed or isinstance(error, StoreDenied)
     ]
     return strays, failures

@@ -13,6 +13,7 @@ import pytest
 
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.errors import (
+    BucketMissing,
     BusUnavailable,
     LakeError,
     LeaseLost,
@@ -20,7 +21,7 @@ from lakerunner_dagster.lake.errors import (
     StoreUnavailable,
     WorkIncomplete,
 )
-from lakerunner_dagster.lake.lrdb import boxes
+from lakerunner_dagster.lake.lrdb import boxes, quarantine
 from lakerunner_dagster.lake.model import HOUR_MS, RawState
 from lakerunner_dagster.lake.runs import contents, transform
 from lakerunner_dagster.lake.runs.context import Lake, Stores
@@ -31,7 +32,7 @@ from lakerunner_dagster.lake.signals import SIGNALS, Signal
 from lakerunner_dagster.lake.stages import ingest_stage
 from lakerunner_dagster.lake.store import Store
 from tests.lake.requests import expected, gauges, logs, minutes
-from tests.lake.world import DAY, NOON_MS, World
+from tests.lake.world import DAY, NOON_MS, World, denying
 from tests.waiting import eventually
 
 TEN = NOON_MS - 2 * HOUR_MS
@@ -114,6 +115,51 @@ def test_a_corrupt_and_a_missing_object_are_set_aside_alone(world: World) -> Non
     kept = world.query("SELECT error_text FROM raw_objects WHERE state <> 'ingested' ORDER BY key")
     assert all("otel-raw" in text for (text,) in kept), "the error does not name its object"
     assert world.breaches() == []
+
+
+def test_an_object_that_the_store_denies_is_set_aside_alone_and_comes_in_once_it_is_given(world: World) -> None:
+    keys = [world.put(Signal.LOGS, name, logs(name, [TEN])) for name in ("a", "denied", "z")]
+    world.notify(*keys)
+    world.box(Signal.LOGS)
+    with denying(keys[1]):
+        (step,) = drained(world)
+    assert [(aside.raw.key, aside.state, aside.error_class) for aside in step.set_aside] == [
+        (keys[1], RawState.QUARANTINED, "object_denied")
+    ]
+    assert world.messages() == expected(a=1, z=1)
+    assert world.breaches() == []
+    with world.lake.lrdb.transaction() as conn:
+        quarantine.retry(conn, [f"raw:{step.set_aside[0].raw.raw_object_id}"])
+    world.ingest(Signal.LOGS)
+    assert world.messages() == expected(a=1, denied=1, z=1)
+    assert world.breaches() == []
+
+
+def test_a_bucket_that_denies_every_object_sets_none_aside(world: World) -> None:
+    gone = world.put(Signal.LOGS, "gone", logs("gone", [TEN]))
+    keys = [world.put(Signal.LOGS, name, logs(name, [TEN])) for name in ("a", "z")]
+    world.notify(gone, *keys)
+    (world.place.bucket / gone).unlink()
+    world.box(Signal.LOGS)
+    with denying(*keys), pytest.raises(WorkIncomplete, match="StoreDenied"):
+        drained(world)
+    assert set(world.objects().values()) == {RawState.BOXED}
+    drained(world)
+    assert world.messages() == expected(a=1, z=1)
+    assert world.breaches() == []
+
+
+def test_a_bucket_that_is_not_there_sets_nothing_aside(world: World) -> None:
+    world.notify(*(world.put(Signal.LOGS, name, logs(name, [TEN])) for name in ("a", "z")))
+    world.box(Signal.LOGS)
+
+    def not_there(operation: str, key: str) -> None:
+        if operation == "read" and key.endswith("z"):
+            raise BucketMissing("there is no such bucket")
+
+    with pytest.raises(WorkIncomplete, match="BucketMissing"):
+        drained(world, disturbed(world, not_there))
+    assert set(world.objects().values()) == {RawState.BOXED}
 
 
 def test_a_box_with_nothing_usable_in_it_is_done(world: World) -> None:

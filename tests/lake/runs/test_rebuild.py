@@ -26,7 +26,7 @@ from lakerunner_dagster.lake.store import Store
 from lakerunner_dagster.lake.telemetry.decode import Decoded, decode
 from lakerunner_dagster.lake.telemetry.raw import RawPayload
 from tests.lake.requests import expected, gauges, logs, minutes
-from tests.lake.world import DAY, NOON_MS, World
+from tests.lake.world import DAY, NOON_MS, World, denying
 
 TEN = NOON_MS - 2 * HOUR_MS
 ELEVEN = NOON_MS - HOUR_MS
@@ -138,6 +138,28 @@ def test_an_hour_keeps_the_records_of_a_raw_object_that_cannot_be_read_any_more(
     new = expected(other=1) if loss == "overwritten" else Counter[str]()
     assert world.messages() == expected(gone=3, stays=2) + new
     assert world.breaches() == []
+
+
+def test_an_object_that_the_store_denies_keeps_no_other_hour_from_being_rebuilt(world: World) -> None:
+    denied = world.send(Signal.LOGS, "denied", logs("denied", [TEN, day_start_ms(DAY - 1)]))
+    world.send(Signal.LOGS, "stays", logs("stays", [TEN, ELEVEN]))
+    world.ingest(Signal.LOGS)
+    steps: list[Step] = []
+    with denying(denied), pytest.raises(WorkIncomplete, match=f"20260203 10h: StoreDenied: {denied}"):
+        rebuild(world.lake, Signal.LOGS, world.source, DAY, run_id="rebuild", on_step=steps.append)
+    assert [step.hour for step in steps] == [11]
+    assert world.messages() == expected(denied=2, stays=2)
+    assert world.breaches() == []
+
+
+def test_a_denied_object_of_which_records_were_rejected_is_named(world: World) -> None:
+    denied = world.send(Signal.LOGS, "denied", logs("denied", [day_start_ms(20240229)]))
+    world.send(Signal.LOGS, "stays", logs("stays", [TEN]))
+    world.ingest(Signal.LOGS)
+    steps: list[Step] = []
+    with denying(denied), pytest.raises(WorkIncomplete, match=f"{denied}: StoreDenied: "):
+        rebuild(world.lake, Signal.LOGS, world.source, DAY, run_id="rebuild", on_step=steps.append)
+    assert [step.hour for step in steps] == [10]
 
 
 def test_records_that_were_rejected_come_in_when_the_limits_let_them(world: World) -> None:
