@@ -1,23 +1,25 @@
 """What retention takes out of readers' sight: whole days of a tier, as if superseded by nothing.
 
-What belongs here: which days have expired, and unpublishing them. What does not: the rules (``profiles``), deleting
-(``deletions``), the leaves (``partitions``).
+What belongs here: which days have expired, unpublishing them, and what is noted of it. What does not: the rules
+(``profiles``), deleting (``deletions``), the leaves (``partitions``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import profiles, segments, swap
-from lakerunner_dagster.lake.model import Segment, Source
+from lakerunner_dagster.lake.lrdb import lineage, profiles, segments, swap
+from lakerunner_dagster.lake.model import LedgerEntry, Segment, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn
+    from lakerunner_dagster.lake.lrdb.standing import Hour
 
 OPERATION = "retention"
 """What supersessions call it. These notes stay when the objects are gone: they tell what has expired from what is lost.
@@ -77,6 +79,52 @@ def expire(
     gone = segments.published_segments(conn, source, signal, dateint, frequency_ms=frequency_ms)
     swap.supersede(conn, gone, [], operation=OPERATION, run_id=run_id)
     return gone
+
+
+def returned(
+    conn: Conn,
+    source: Source,
+    hour: Hour,
+    ledger: LedgerEntry,
+    *,
+    read_inputs: Collection[int],
+    replaced_by: Sequence[int],
+) -> None:
+    """What had expired of an hour of the ledger's tier, and stands on nothing but what was read, is seen again.
+
+    Its notes say then what readers see instead: what is lost of it from now on is lost, and has not expired.
+    """
+    rows = conn.execute(
+        """
+        SELECT DISTINCT s.segment_id FROM lineage l
+        JOIN supersessions s ON s.organization_id = l.organization_id AND s.segment_id = l.segment_id
+        WHERE l.organization_id = %s AND l.instance_num = %s AND l.signal = %s AND l.dateint = %s
+          AND l.frequency_ms = %s AND l.hour = %s AND s.operation = %s
+        """,
+        (
+            source.organization_id,
+            source.instance_num,
+            str(ledger.signal),
+            hour.dateint,
+            ledger.frequency_ms,
+            hour.hour,
+            OPERATION,
+        ),
+    )
+    stand_on = lineage.raw_inputs(conn, source.organization_id, [segment_id for (segment_id,) in rows])
+    conn.execute(
+        """
+        UPDATE supersessions SET operation = %s, run_id = %s, replaced_by = %s
+        WHERE organization_id = %s AND segment_id = ANY(%s)
+        """,
+        (
+            ledger.operation,
+            ledger.run_id,
+            list(replaced_by),
+            source.organization_id,
+            [segment_id for segment_id, inputs in stand_on.items() if inputs <= set(read_inputs)],
+        ),
+    )
 
 
 def has_expired(conn: Conn, source: Source, signal: Signal, frequency_ms: int, dateint: int) -> bool:

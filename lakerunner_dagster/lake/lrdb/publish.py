@@ -15,10 +15,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
-from lakerunner_dagster.lake.lrdb import boxes, conservation, deletions, lineage, outbox, segments, slots, swap
+from lakerunner_dagster.lake.lrdb import boxes, conservation, deletions, expiry, lineage, outbox, segments, slots, swap
 from lakerunner_dagster.lake.lrdb import ledger as books
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.lrdb.leases import hold
+from lakerunner_dagster.lake.lrdb.standing import Hour
 from lakerunner_dagster.lake.model import (
     ClaimedBox,
     LedgerEntry,
@@ -196,6 +197,7 @@ def replace_hour(
     published = segments.lock_published(conn, source, signal, dateint, frequency_ms=frequency_ms, hour=hour)
     _require_read(conn, source, published, read_inputs)
     replaced = swap.swap(conn, source, published, _carried_forward(outputs, published), ledger)
+    expiry.returned(conn, source, Hour(dateint, hour), ledger, read_inputs=read_inputs, replaced_by=_ids(outputs))
     written = {*replaced.inserted, *replaced.republished}
     lineage.forget(conn, source.organization_id, sorted(written))
     lineage.add(

@@ -187,6 +187,34 @@ def test_what_a_wrong_rule_took_comes_back_by_a_rebuild_once_the_rule_is_lifted(
     assert world.breaches() == []
 
 
+def test_what_came_back_and_is_lost_then_has_not_expired(world: World) -> None:
+    send_days(world, "a", "b")
+    expire(world)
+    keep(world, Signal.LOGS, 0)
+    rebuild_day(world, noon_ms=NOON_MS - DAY_MS)
+    assert world.breaches() == []
+    with world.lake.lrdb.transaction() as conn:
+        conn.execute("DELETE FROM log_seg WHERE dateint < %s", (DAY,))
+    assert [breach.what for breach in world.breaches()] == ["accepted records of a raw object are published nowhere"]
+
+
+def test_what_has_not_come_back_of_an_hour_has_expired_still(world: World) -> None:
+    for name in ("gone", "a"):
+        noon = NOON_MS - DAY_MS
+        key = world.put(Signal.LOGS, name, logs(name, [noon]))
+        world.notify(key, event_time_ms=noon)
+        if name == "gone":
+            gone = world.place.bucket / key
+    world.ingest(Signal.LOGS)
+    expire(world)
+    keep(world, Signal.LOGS, 0)
+    gone.unlink()
+    with pytest.raises(WorkIncomplete, match="ObjectMissing"):
+        rebuild_day(world, noon_ms=NOON_MS - DAY_MS)
+    assert world.messages() == expected(a=1)
+    assert world.breaches() == []
+
+
 def test_ingested_days_that_had_expired_come_back_whole_with_what_crosses_midnight(world: World) -> None:
     midnight = day_start_ms(DAY)
     for name, times, stored in (
