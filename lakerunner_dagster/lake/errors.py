@@ -6,6 +6,11 @@ stand where the error is raised, and say what was wrong, with what input, and wh
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lakerunner_dagster.lake.model import Segment
+
 
 class LakeError(Exception):
     """Base of all errors of the lake."""
@@ -25,12 +30,12 @@ class InputError(LakeError):
 class SegmentUnusable(LakeError):
     """One segment that was to be read anew is not what its index row says: it alone is set aside, the others go on.
 
-    ``reason`` is a short stable snake_case word, as of :class:`InputError`.
+    ``segment`` is its index row, ``reason`` a short stable snake_case word, as of :class:`InputError`.
     """
 
-    def __init__(self, segment_id: int, reason: str, message: str) -> None:
+    def __init__(self, segment: Segment, reason: str, message: str) -> None:
         super().__init__(message)
-        self.segment_id = segment_id
+        self.segment = segment
         self.reason = reason
 
 

@@ -6,7 +6,7 @@ does not: computing them (``segments.rollup``), which slots are dirty and why (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a piece: ``complete`` when it was computed from all that the finer tier has published in it."""
+    """What became of a piece: ``complete`` when it was computed from all that the finer tier has published in it,
+    and before it as far as that matters.
+    """
 
     replaced: swap.Replaced
     complete: bool
@@ -89,6 +91,27 @@ class Published:
 def finer_segments(conn: Conn, piece: Piece) -> list[Segment]:
     """The published segments of the finer tier that touch the piece."""
     return _touching(conn, piece, piece.tier.finer_ms)
+
+
+def finer_ids_before(conn: Conn, piece: Piece, reach_ms: int) -> set[int]:
+    """The ids of the published segments of the finer tier that touch the time from ``reach_ms`` to the piece."""
+    rows = conn.execute(
+        sql.SQL("""
+        SELECT segment_id FROM {table}
+        WHERE organization_id = %s AND instance_num = %s AND frequency_ms = %s AND published
+          AND dateint BETWEEN %s AND %s AND ts_range && int8range(%s, %s)
+        """).format(table=sql.Identifier(SIGNALS[ROLLED_UP].segment_table)),
+        (
+            piece.source.organization_id,
+            piece.source.instance_num,
+            piece.tier.finer_ms,
+            dateint_of(reach_ms),
+            piece.dateint,
+            reach_ms,
+            piece.start_ms,
+        ),
+    )
+    return {segment_id for (segment_id,) in rows}
 
 
 def standing_segments(conn: Conn, piece: Piece) -> list[Segment]:
@@ -113,16 +136,21 @@ def publish_rollup(
     messages: Sequence[Message],
     lease: Lease | None,
     written_since: datetime,
+    reach_ms: int | None = None,
+    seen_before: Collection[int] = (),
     aside: int = 0,
     retry_seconds: float = 0.0,
 ) -> Published:
     """Make ``outputs`` what readers see of the piece, computed from the finer segments ``read``.
 
-    Where others were published in it meanwhile, or ``aside`` of them could not be read, it is published all the same,
-    and its slots are dirty, from ``retry_seconds`` later on. Leases, objects and ``written_since`` are as for
-    ``merging.publish_merge``. Raises LeaseLost; SwapConflict when what is to be replaced reaches beyond the piece by
-    now; ConservationBreach when readers would see fewer records though some of the finer tier cannot be read, or the
-    numbers do not add up: nothing is changed then.
+    Where it depends on rows before it, from ``reach_ms`` on, ``seen_before`` are the ids of the finer segments that
+    were published there. Where others were published meanwhile, in it or there, or ``aside`` of them could not be read,
+    it is published all the same, and its slots are dirty, from ``retry_seconds`` later on. Leases, objects and
+    ``written_since`` are as for ``merging.publish_merge``.
+
+    Raises LeaseLost; SwapConflict when what is to be replaced reaches beyond the piece by now; ConservationBreach when
+    readers would see fewer records though some of the finer tier cannot be read, or the numbers do not add up: nothing
+    is changed then.
     """
     tier, source = piece.tier, piece.source
     if lease is not None:
@@ -138,8 +166,9 @@ def publish_rollup(
     for frequency_ms in (tier.finer_ms, tier.frequency_ms):  # ascending everywhere, so that nobody waits in a circle
         segments.lock_swaps(conn, source, ROLLED_UP, frequency_ms)
     deletions.require_kept(conn, source.organization_id, [segment.segment_id for segment in made], written_since)
-    published = finer_segments(conn, piece)
-    complete = not aside and {one.segment_id for one in published} == {one.segment_id for one in read}
+    published = {one.segment_id for one in finer_segments(conn, piece)}
+    before = set() if reach_ms is None else finer_ids_before(conn, piece, reach_ms)
+    complete = not aside and published == {one.segment_id for one in read} and before == set(seen_before)
     replaced = _replace(conn, piece, outputs, ledger, aside)
     books.add(conn, ledger, made)
     if complete:

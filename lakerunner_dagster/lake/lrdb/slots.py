@@ -4,8 +4,8 @@ What belongs here: the rows of dirty slots, from the publication that makes one 
 all there is. What does not: which slots a time touches (``tiers``), the swap of their segments (``rolling``).
 
 Whoever changes what is published of a tier holds that tier's swap lock (``segments.lock_swaps``) and marks the slots of
-the next one in the same transaction. A rollup holds the lock too when it compares what it has read with what is
-published: so it has read a change, or its slot stays dirty. None can come between.
+the next one in the same transaction. A rollup holds the lock too when it compares what it has read, and looked back
+at, with what is published: so it has seen a change, or its slot stays dirty. None can come between.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _steps(task: _Task) -> Iterator[Step]:
                     raise
                 break
             except SegmentUnusable as fault:
-                set_aside(task.lake, task.source, task.group, fault)
+                set_aside(task.lake, task.source, fault)
                 break
             yield step
 

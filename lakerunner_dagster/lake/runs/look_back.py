@@ -34,7 +34,8 @@ class LookBack:
     """What was found before a slot: ``rows`` of the segments ``segment_ids``, of ``bytes`` read.
 
     ``horizon_ms`` is how far back was looked at most, ``reach_ms`` the earliest time from which on a late row would
-    change the slot, where that is before it. ``aside`` segments could not be read.
+    change the slot, where that is before it, and ``seen`` the ids of all segments that were published from then on to
+    the slot. ``aside`` segments could not be read.
     """
 
     rows: pa.Table | None
@@ -43,6 +44,7 @@ class LookBack:
     aside: int
     horizon_ms: int
     reach_ms: int | None
+    seen: frozenset[int]
 
 
 def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory: Path) -> LookBack:
@@ -52,6 +54,7 @@ def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory:
     store = lake.stores.of(piece.source.bucket)
     files = {one.segment.segment_id: one for one in inputs}
     looked_into: set[int] = set()
+    met: list[Segment] = []
     read = aside = 0
     for window in _windows(lake, piece, horizon_ms):
         if not sought.unresolved or window.end_ms <= sought.since_ms:
@@ -61,7 +64,8 @@ def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory:
         new = {segment.segment_id for segment in window.readable} - looked_into
         sought.look_into([files[segment_id] for segment_id in sorted(new)])
         looked_into |= new
-        aside += window.aside
+        met += window.touching
+        aside += len(window.touching) - len(window.readable)
         read += sum(segment.file_size for segment in missing)
     reach_ms = sought.reach_ms(horizon_ms)
     return LookBack(
@@ -71,6 +75,7 @@ def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory:
         aside=aside,
         horizon_ms=horizon_ms,
         reach_ms=reach_ms if reach_ms < piece.start_ms else None,
+        seen=frozenset(one.segment_id for one in met if one.end_ms > reach_ms),
     )
 
 
@@ -88,8 +93,8 @@ class _Window:
     """The finer segments that touch a time which ends at ``end_ms`` and cuts none of them."""
 
     end_ms: int
+    touching: Sequence[Segment]
     readable: Sequence[Segment]
-    aside: int
 
 
 def _windows(lake: Lake, piece: Piece, horizon_ms: int) -> Iterator[_Window]:
@@ -111,7 +116,7 @@ def _windows(lake: Lake, piece: Piece, horizon_ms: int) -> Iterator[_Window]:
             )
         start_ms, touching = _uncut(max(end_ms - length_ms, hour_ms), end_ms, published)
         readable = [segment for segment in touching if segment.segment_id not in waiting]
-        yield _Window(end_ms, readable, len(touching) - len(readable))
+        yield _Window(end_ms, touching, readable)
         end_ms, length_ms = max(start_ms, hour_ms), HOUR_MS
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,8 @@ OPERATION = "rollup"
 """What lineage and ledger call this work; it enters segment ids."""
 
 TRIES = 3
-"""How often a slot is computed again because others have replaced what was to be replaced."""
+"""How often slots are computed again because others have replaced what was to be replaced, or for one segment that
+cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,6 @@ class _Task(HourTask):
 
     def piece(self, start_ms: int, end_ms: int) -> Piece:
         return Piece(self.source, self.tier, start_ms, end_ms)
-
-    @property
-    def finer(self) -> SegmentGroup:
-        """The same hour of the finer tier."""
-        return self.group._replace(frequency_ms=self.tier.finer_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +103,7 @@ def _steps(task: _Task, dirty: Iterable[int], *, whole: bool = False) -> Iterato
     """Compute the slots that begin at ``dirty``; a step for each piece that took the place of what stood there."""
     left = set(dirty)
     conflicts = 0
+    met: Counter[int] = Counter()
     while left:
         piece = task.hour if whole else _next_piece(task, left)
         try:
@@ -117,7 +115,10 @@ def _steps(task: _Task, dirty: Iterable[int], *, whole: bool = False) -> Iterato
                 raise
             continue
         except SegmentUnusable as fault:
-            set_aside(task.lake, task.source, task.finer, fault)
+            set_aside(task.lake, task.source, fault)
+            met[fault.segment.segment_id] += 1
+            if met[fault.segment.segment_id] == TRIES:
+                raise
             continue
         left -= set(task.tier.slots(piece.start_ms, piece.end_ms))
         if step is not None:
@@ -165,6 +166,8 @@ def _rolled_up(task: _Task, piece: Piece) -> Step | None:
             messages=announcements(step.segments, time.time_ns() // 1_000_000),
             lease=task.lease,
             written_since=written_since,
+            seen_before=computed.before.seen,
+            reach_ms=computed.before.reach_ms,
             aside=computed.aside,
             retry_seconds=FAULT_RETRY_SECONDS if computed.aside else 0.0,
         )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from lakerunner_dagster.lake.errors import ObjectMissing, SegmentUnusable
 from lakerunner_dagster.lake.lrdb import faults, segments
 from lakerunner_dagster.lake.model import Output, Segment, Source
-from lakerunner_dagster.lake.planning.compaction import SegmentGroup
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.scratch import scratch_directory
 from lakerunner_dagster.lake.segments.output import MergedSegment
@@ -44,7 +43,7 @@ def download(store: Store, inputs: Sequence[Segment], directory: Path) -> list[M
         try:
             store.download(segment.key, path)
         except ObjectMissing as error:
-            raise SegmentUnusable(segment.segment_id, "object_missing", str(error)) from error
+            raise SegmentUnusable(segment, "object_missing", str(error)) from error
         return MergeInput(segment, path)
 
     with ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="read-segment") as pool:
@@ -98,17 +97,18 @@ def _is_whole(store: Store, segment: Segment) -> bool:
     return True
 
 
-def set_aside(lake: Lake, source: Source, group: SegmentGroup, fault: SegmentUnusable) -> None:
-    """Leave a segment of an hour alone for a while: it is listed, tried again, and mended by a rebuild of its day."""
-    logger.warning("segment %d is set aside: %s", fault.segment_id, fault)
+def set_aside(lake: Lake, source: Source, fault: SegmentUnusable) -> None:
+    """Leave a segment alone for a while: it is listed, tried again, and mended by a rebuild of its day."""
+    unusable = fault.segment
+    logger.warning("segment %d is set aside: %s", unusable.segment_id, fault)
     with lake.lrdb.transaction() as conn:
         found = segments.published_segments(
             conn,
             source,
-            group.signal,
-            group.dateint,
-            frequency_ms=group.frequency_ms,
-            segment_ids=[fault.segment_id],
+            unusable.signal,
+            unusable.dateint,
+            frequency_ms=unusable.frequency_ms,
+            segment_ids=[unusable.segment_id],
         )
         for segment in found:
             faults.mark(conn, segment, fault.reason, str(fault), FAULT_RETRY_SECONDS)

@@ -96,7 +96,7 @@ class Opened:
 def unusable(segment: Segment, reason: str, what: str) -> SegmentUnusable:
     """The error that sets one segment aside."""
     return SegmentUnusable(
-        segment.segment_id,
+        segment,
         reason,
         f"{segment.key}: {what}; it was set aside and left as it is: rebuild its day ({segment.dateint} of collector "
         f"{segment.collector}) from the raw objects",

@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 
 from lakerunner_dagster.lake.bus import Bus
-from lakerunner_dagster.lake.errors import ConservationBreach, RequestRefused, StoreUnavailable, WorkIncomplete
-from lakerunner_dagster.lake.lrdb import coverage, faults, lineage, profiles, rolling
+from lakerunner_dagster.lake.errors import (
+    ConservationBreach,
+    RequestRefused,
+    SegmentUnusable,
+    StoreUnavailable,
+    WorkIncomplete,
+)
+from lakerunner_dagster.lake.lrdb import coverage, faults, lineage, profiles, rolling, segments
 from lakerunner_dagster.lake.lrdb.migrate import MIGRATIONS
 from lakerunner_dagster.lake.maintenance.holes import holes
 from lakerunner_dagster.lake.maintenance.report import Order
@@ -275,6 +281,23 @@ def test_what_comes_while_a_slot_is_computed_leaves_it_dirty(world: World, monke
     assert world.breaches() == []
 
 
+def test_a_value_that_comes_before_a_slot_while_it_is_computed_is_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(world, "a", counter("requests", [(TEN + 9 * MINUTE + 40 * SECOND, 100.0)], TEN))
+    world.roll_up()
+    send(world, "b", counter("requests", [(TEN + 10 * MINUTE + 5 * SECOND, 160.0)], TEN))
+    world.box_stage(STAGE)
+    late = counter("requests", [(TEN + 9 * MINUTE + 50 * SECOND, 150.0)], TEN)
+    published_before(monkeypatch, lambda: send(world, "late", late))
+    world.drain_stage(STAGE)
+    assert (60_000, TEN + 10 * MINUTE) in dirty(world)
+    world.roll_up()
+    assert increments(world, 60_000) == {9 * MINUTE: 150.0, 10 * MINUTE: 10.0}
+    assert increments(world, 3_600_000) == {0: 160.0}
+    assert world.breaches() == []
+
+
 def test_a_rebuild_beside_the_stage_never_doubles_a_point(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     gauge(world, "a", TEN, points=360)
     world.box_stage(STAGE)
@@ -317,6 +340,42 @@ def test_a_bad_segment_is_set_aside_and_the_slot_is_computed_without_it_until_it
     assert world.select(METRICS, FACTS, 60_000) == world.select(METRICS, FACTS)
     world.roll_up()
     assert world.breaches() == []
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_an_unreadable_segment_of_the_day_before_ends_no_run_in_a_loop(world: World, *, noted: bool) -> None:
+    midnight = NOON_MS - 12 * HOUR_MS
+    send(world, "a", counter("requests", [(midnight - MINUTE, 100.0)], midnight - HOUR_MS), midnight - MINUTE)
+    world.roll_up()
+    ((yesterday, ingested, _),) = world.published(METRICS)
+    next(path for path in world.segment_files() if path.stem == f"tbl_{ingested}").unlink()
+    if noted:
+        with world.lake.lrdb.transaction() as conn:
+            (segment,) = segments.published_segments(conn, world.source, METRICS, yesterday, frequency_ms=10_000)
+            faults.mark(conn, segment, "object_missing", "gone", retry_seconds=0.0)
+    send(world, "b", counter("requests", [(midnight + MINUTE, 107.0)], midnight - HOUR_MS), midnight + MINUTE)
+    world.roll_up()
+    with world.lake.lrdb.connection() as conn:
+        listed = faults.faults(conn, world.source.organization_id)
+    assert [(fault.segment_id, fault.dateint, fault.attempts) for fault in listed] == [(ingested, yesterday, 1 + noted)]
+    assert dirty(world) == [(60_000, midnight)], "the slot waits for the segment"
+    rebuild(world.lake, METRICS, world.source, yesterday, run_id="rebuild", on_step=lambda _: None)
+    rebuilt(world, 60_000)
+    world.roll_up()
+    assert sorted(world.select(METRICS, "chq_rollup_sum", 60_000)) == [(7.0,), (100.0,)]
+    assert world.breaches() == []
+
+
+def test_a_segment_that_can_never_be_read_does_not_keep_a_run_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge(world, "a", TEN)
+    world.segment_files()[0].unlink()
+    world.box_stage(STAGE)
+    monkeypatch.setattr("lakerunner_dagster.lake.runs.segment_files.FAULT_RETRY_SECONDS", 0.0)
+    with pytest.raises(WorkIncomplete, match=SegmentUnusable.__name__):
+        drain(world.lake, STAGE, world.source, DAY, run_id="r", on_step=lambda _: None)
+    assert dirty(world) == [(60_000, TEN)]
 
 
 def test_a_segment_that_became_unreadable_takes_nothing_from_the_tier(world: World) -> None:

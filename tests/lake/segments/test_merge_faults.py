@@ -107,9 +107,9 @@ def test_a_segment_is_named_that_is(signal: Signal, fault: str, tmp_path: Path) 
     spoiled = [*inputs[:2], spoil(inputs[2]), inputs[3]]
     with pytest.raises(SegmentUnusable, match="rebuild its day") as raised:
         merged(spoiled, tmp_path)
-    assert raised.value.segment_id == inputs[2].segment.segment_id
+    assert raised.value.segment.segment_id == inputs[2].segment.segment_id
     assert raised.value.reason in reasons
-    rest = [one for one in spoiled if one.segment.segment_id != raised.value.segment_id]
+    rest = [one for one in spoiled if one.segment.segment_id != raised.value.segment.segment_id]
     [one] = merged(rest, tmp_path)
     assert one.output.segment.records == sum(each.segment.records for each in rest)
 

@@ -161,4 +161,4 @@ def test_segments_without_the_metric_are_not_opened_and_a_spoiled_one_is_named(t
     spoiled.path.write_bytes(b"")
     with pytest.raises(SegmentUnusable) as raised:
         sought.look_into([spoiled])
-    assert raised.value.segment_id == spoiled.segment.segment_id
+    assert raised.value.segment.segment_id == spoiled.segment.segment_id

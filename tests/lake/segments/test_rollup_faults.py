@@ -48,10 +48,10 @@ def test_a_segment_is_named_that_is(fault: str, inputs: list[MergeInput], tmp_pa
     directory.mkdir()
     with pytest.raises(SegmentUnusable, match="rebuild its day") as raised:
         rolled(spoiled, directory, MINUTE, HOUR, HOUR + HOUR_MS)
-    assert raised.value.segment_id == inputs[2].segment.segment_id
+    assert raised.value.segment.segment_id == inputs[2].segment.segment_id
     assert raised.value.reason in reasons
     assert list(directory.iterdir()) == []
-    rest = [one for one in spoiled if one.segment.segment_id != raised.value.segment_id]
+    rest = [one for one in spoiled if one.segment.segment_id != raised.value.segment.segment_id]
     [one] = rolled(rest, directory, MINUTE, HOUR, HOUR + HOUR_MS)
     assert one.output.segment.records == sum(each.segment.records for each in rest)
 
