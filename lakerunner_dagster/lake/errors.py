@@ -39,6 +39,12 @@ class SegmentUnusable(LakeError):
         self.reason = reason
 
 
+class InputsUnreadable(LakeError):
+    """Without the segments that were set aside records would go out of sight: what is published stays, until they can
+    be read.
+    """
+
+
 class ObjectMissing(LakeError):
     """The object is not in the store: it ends as ``missing``."""
 

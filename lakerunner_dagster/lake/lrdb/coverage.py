@@ -81,7 +81,9 @@ def coverage(conn: Conn, since_dateint: int) -> list[TierCoverage]:
 def holes(conn: Conn, organization_id: UUID, since_dateint: int) -> list[Hole]:
     """The holes of an organization from a day (YYYYMMDD) on, in order.
 
-    A day of which the finer tier is past its retention has none: what comes late of it is not computed any more.
+    A day of which the finer tier is past its retention has none: what comes late of it is not computed any more. Nor
+    has one of which retention had taken that tier before its rule was made longer. Where tiers between have nothing
+    either, the hole is in the finest of them.
     """
     now_ms = time.time_ns() // 1_000_000
     tiers = list(TIERS.values())
@@ -92,26 +94,42 @@ def holes(conn: Conn, organization_id: UUID, since_dateint: int) -> list[Hole]:
                    sum(records)::bigint AS records, sum(rollup_count) AS counted
             FROM {table} WHERE organization_id = %(organization)s AND dateint >= %(since)s AND published
             GROUP BY 1, 2, 3, 4
+        ), compared AS (
+            SELECT t.finer_ms, t.frequency_ms, h.instance_num, h.dateint, h.hour,
+                   coalesce(max(h.records) FILTER (WHERE h.frequency_ms = t.finer_ms), 0) AS finer_records,
+                   coalesce(max(h.records) FILTER (WHERE h.frequency_ms = t.frequency_ms), 0) AS records,
+                   max(h.counted) FILTER (WHERE h.frequency_ms = t.finer_ms) AS finer_counted,
+                   max(h.counted) FILTER (WHERE h.frequency_ms = t.frequency_ms) AS counted
+            FROM unnest(%(finer)s::int[], %(tiers)s::int[], %(kept)s::int[]) AS t (finer_ms, frequency_ms, kept)
+            JOIN held h ON h.frequency_ms IN (t.finer_ms, t.frequency_ms) AND h.dateint >= t.kept
+            GROUP BY 1, 2, 3, 4, 5
         )
-        SELECT f.instance_num, t.frequency_ms, f.dateint, f.hour, f.records, coalesce(c.records, 0)
-        FROM unnest(%(finer)s::int[], %(tiers)s::int[], %(kept)s::int[]) AS t (finer_ms, frequency_ms, kept)
-        JOIN held f ON f.frequency_ms = t.finer_ms AND f.dateint >= t.kept
-        LEFT JOIN held c ON c.frequency_ms = t.frequency_ms
-            AND (c.instance_num, c.dateint, c.hour) = (f.instance_num, f.dateint, f.hour)
-        CROSS JOIN LATERAL (SELECT extract(epoch FROM make_date(f.dateint / 10000, f.dateint / 100 %% 100,
-                                                                f.dateint %% 100))::bigint * 1000
-                                   + f.hour * 3600000 AS start_ms) AS h
-        WHERE (f.records <> coalesce(c.records, 0)
-               OR f.frequency_ms <> %(ingested)s AND abs(f.counted - c.counted) > 1e-9 * greatest(f.counted, c.counted))
+        SELECT c.instance_num, c.frequency_ms, c.dateint, c.hour, c.finer_records, c.records
+        FROM compared c
+        CROSS JOIN LATERAL (SELECT extract(epoch FROM make_date(c.dateint / 10000, c.dateint / 100 %% 100,
+                                                                c.dateint %% 100))::bigint * 1000
+                                   + c.hour * 3600000 AS start_ms) AS h
+        WHERE (c.finer_records <> c.records
+               OR c.finer_ms <> %(ingested)s
+                  AND abs(c.finer_counted - c.counted) > 1e-9 * greatest(c.finer_counted, c.counted))
           AND NOT EXISTS (
             SELECT FROM dirty_slots d
-            WHERE d.organization_id = %(organization)s AND d.instance_num = f.instance_num
-              AND d.frequency_ms = t.frequency_ms AND d.slot_ms >= h.start_ms AND d.slot_ms < h.start_ms + 3600000)
+            WHERE d.organization_id = %(organization)s AND d.instance_num = c.instance_num
+              AND d.frequency_ms = c.frequency_ms AND d.slot_ms >= h.start_ms AND d.slot_ms < h.start_ms + 3600000)
+          AND CASE WHEN c.finer_records = 0 THEN NOT EXISTS (
+            SELECT FROM held f WHERE f.frequency_ms < c.finer_ms
+              AND (f.instance_num, f.dateint, f.hour) = (c.instance_num, c.dateint, c.hour)
+          ) AND NOT EXISTS (
+            SELECT FROM supersessions s
+            WHERE s.organization_id = %(organization)s AND s.instance_num = c.instance_num AND s.signal = %(signal)s
+              AND s.frequency_ms = c.finer_ms AND s.dateint = c.dateint AND s.operation = %(expiry)s) ELSE true END
         ORDER BY 1, 2, 3, 4
         """).format(table=sql.Identifier(SIGNALS[ROLLED_UP].segment_table)),
         {
             "organization": organization_id,
             "since": since_dateint,
+            "signal": str(ROLLED_UP),
+            "expiry": expiry.OPERATION,
             "ingested": SIGNALS[ROLLED_UP].frequency_ms,
             "kept": [expiry.first_kept(conn, organization_id, ROLLED_UP, tier.finer_ms, now_ms) for tier in tiers],
             "finer": [tier.finer_ms for tier in tiers],

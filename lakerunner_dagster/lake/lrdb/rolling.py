@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.errors import ConservationBreach, SwapConflict
+from lakerunner_dagster.lake.errors import ConservationBreach, InputsUnreadable, SwapConflict
 from lakerunner_dagster.lake.lrdb import (
     conservation,
     deletions,
@@ -148,9 +148,9 @@ def publish_rollup(
     it is published all the same, and its slots are dirty, from ``retry_seconds`` later on. Leases, objects and
     ``written_since`` are as for ``merging.publish_merge``.
 
-    Raises LeaseLost; SwapConflict when what is to be replaced reaches beyond the piece by now; ConservationBreach when
-    readers would see fewer records though some of the finer tier cannot be read, or the numbers do not add up: nothing
-    is changed then.
+    Raises LeaseLost; SwapConflict when what is to be replaced reaches beyond the piece by now; InputsUnreadable when
+    readers would see fewer records though some of the finer tier cannot be read; ConservationBreach when they would
+    though some of it has expired, or the numbers do not add up: nothing is changed then.
     """
     tier, source = piece.tier, piece.source
     if lease is not None:
@@ -237,17 +237,19 @@ def _note_rolled_up(conn: Conn, piece: Piece, read: Iterable[Segment]) -> None:
 def _require_no_loss(
     conn: Conn, piece: Piece, standing: Iterable[Segment], made: Iterable[Segment], aside: int
 ) -> None:
-    """ConservationBreach where the tier would lose records that the finer one has no more, or cannot give now.
+    """InputsUnreadable or ConservationBreach where the tier would lose records that the finer one cannot give now, or
+    has no more.
 
     A tier outlives the finer ones: what retention has taken of those must stay in it.
     """
     had, has = (sum(segment.records for segment in side) for side in (standing, made))
     if has >= had:
         return
-    expired = expiry.has_expired(conn, piece.source, ROLLED_UP, piece.tier.finer_ms, piece.dateint)
-    if aside or expired:
-        why = f"{aside} of them cannot be read" if aside else "retention has taken some of them"
-        raise ConservationBreach(
-            f"the {piece.tier.label} tier of {piece.source.key}, {piece.dateint} {piece.hour:02d}h, stands for {had} "
-            f"records, and the finer segments that are left for {has}: {why}, so it stays as it is"
-        )
+    less = (
+        f"the {piece.tier.label} tier of {piece.source.key}, {piece.dateint} {piece.hour:02d}h, stands for {had} "
+        f"records, and the finer segments that are left for {has}"
+    )
+    if aside:
+        raise InputsUnreadable(f"{less}: {aside} of them cannot be read, so it stays as it is")
+    if expiry.has_expired(conn, piece.source, ROLLED_UP, piece.tier.finer_ms, piece.dateint):
+        raise ConservationBreach(f"{less}: retention has taken some of them, so it stays as it is")

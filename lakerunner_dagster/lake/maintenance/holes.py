@@ -2,7 +2,8 @@
 
 What belongs here: marking them, so that they are computed anew. What does not: finding them (``lrdb.coverage``).
 
-No commit leaves a hole. A database that was restored, or rows that a person has changed, may.
+No commit leaves a hole. A database that was restored, or rows that a person has changed, may. Where the finer tier has
+nothing at all, the tier may be all that is left: it is told, and a person rebuilds the one or the other.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def holes(lake: Lake, policy: MaintenancePolicy, order: Order) -> Report:
                     hole.dateint,
                     hole.hour,
                 )
-                if not order.dry_run:
+                computable = hole.finer_records > 0
+                if computable and not order.dry_run:
                     slots.mark(conn, slots.of_group(group))
                 findings.add(
-                    "marked",
+                    "marked" if computable else "nothing to compute it from",
                     f"{organization.name}, instance {hole.instance_num}, {TIERS[hole.frequency_ms].label} tier, "
                     f"{date_of(hole.dateint)} {hole.hour:02d}h",
                     f"{hole.records:,} points, {hole.finer_records:,} in the finer tier",

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lakerunner_dagster.lake.errors import SegmentUnusable, SwapConflict
+from lakerunner_dagster.lake.errors import InputsUnreadable, SegmentUnusable, SwapConflict
 from lakerunner_dagster.lake.lrdb import boxes, expiry, faults, leases, lineage, rolling, slots, unsettled
 from lakerunner_dagster.lake.lrdb.connection import Conn
 from lakerunner_dagster.lake.lrdb.rolling import Piece
@@ -100,7 +100,10 @@ def roll_up_hour(lake: Lake, source: Source, group: SegmentGroup, *, run_id: str
 
 
 def _steps(task: _Task, dirty: Iterable[int], *, whole: bool = False) -> Iterator[Step]:
-    """Compute the slots that begin at ``dirty``; a step for each piece that took the place of what stood there."""
+    """Compute the slots that begin at ``dirty``; a step for each piece that took the place of what stood there.
+
+    A slot that lacks what cannot be read stays as it is, and dirty, and keeps no other from being computed.
+    """
     left = set(dirty)
     conflicts = 0
     met: Counter[int] = Counter()
@@ -120,6 +123,13 @@ def _steps(task: _Task, dirty: Iterable[int], *, whole: bool = False) -> Iterato
             if met[fault.segment.segment_id] == TRIES:
                 raise
             continue
+        except InputsUnreadable as lack:
+            if whole:
+                raise
+            logger.warning("%s", lack)
+            with task.lake.lrdb.transaction() as conn:
+                slots.postpone(conn, piece.slots, FAULT_RETRY_SECONDS)
+            step = None
         left -= set(task.tier.slots(piece.start_ms, piece.end_ms))
         if step is not None:
             yield step
@@ -134,7 +144,7 @@ def _next_piece(task: _Task, dirty: Iterable[int]) -> Piece:
 def _rolled_up(task: _Task, piece: Piece) -> Step | None:
     """Compute a piece and swap it; None where the finer tier is past its retention, and the piece stays as it is.
 
-    SwapConflict, SegmentUnusable and what store and lrdb raise: nothing is seen then.
+    SwapConflict, SegmentUnusable, InputsUnreadable and what store and lrdb raise: nothing is seen then.
     """
     task.check()
     with task.lake.lrdb.connection() as conn:

@@ -97,7 +97,7 @@ def roll_up(
 
     ``inputs``: the published segments of the finer tier that overlap the range, all of one source, tier and UTC hour;
     the range is in that hour, and both of its ends are multiples of the frequency. Rows outside it are left out; where
-    there are no others, nothing comes out.
+    there are no others, or no inputs, nothing comes out.
 
     ``preceding``: the last row before ``start_ms`` of each cumulative sub-series that has one, and ``preceding_ids``
     the segments that they are from (see ``preceding.Sought``). A start before ``horizon_ms`` is older than what was
@@ -111,6 +111,8 @@ def roll_up(
         no piece of their hour.
     :raises ConservationBreach: what would come out is not what went in.
     """
+    if not inputs:
+        return
     slot = _Slot(frequency_ms, start_ms, end_ms, horizon_ms)
     given = sorted(inputs, key=lambda one: one.segment.segment_id)
     segments = [one.segment for one in given]

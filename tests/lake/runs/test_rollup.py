@@ -17,12 +17,13 @@ from lakerunner_dagster.lake.errors import (
     StoreUnavailable,
     WorkIncomplete,
 )
-from lakerunner_dagster.lake.lrdb import coverage, faults, lineage, profiles, rolling, segments
+from lakerunner_dagster.lake.lrdb import coverage, expiry, faults, lineage, profiles, rolling, segments, slots, swap
 from lakerunner_dagster.lake.lrdb.migrate import MIGRATIONS
+from lakerunner_dagster.lake.lrdb.slots import Slot
 from lakerunner_dagster.lake.maintenance.holes import holes
 from lakerunner_dagster.lake.maintenance.report import Order
 from lakerunner_dagster.lake.maintenance.retention import retention
-from lakerunner_dagster.lake.model import HOUR_MS, dateint_of, day_start_ms
+from lakerunner_dagster.lake.model import HOUR_MS, Segment, dateint_of, day_start_ms
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.full_compaction import compact_day
@@ -387,6 +388,92 @@ def test_a_segment_that_became_unreadable_takes_nothing_from_the_tier(world: Wor
     with pytest.raises(WorkIncomplete, match="cannot be read"):
         rebuilt(world, 60_000)
     assert world.select(METRICS, "sum(chq_points)::bigint", 60_000) == [(120,)]
+
+
+def emptied(world: World, hour: int, raw: str) -> list[Segment]:
+    """Take an hour out of sight, as a rebuild does that rejects all records of a raw object; what was there."""
+    with world.lake.lrdb.transaction() as conn:
+        gone = segments.published_segments(conn, world.source, METRICS, DAY, frequency_ms=10_000, hour=hour)
+        swap.supersede(conn, gone, [], operation="rebuild", run_id="rebuild")
+        conn.execute("UPDATE raw_objects SET records_rejected = records_read WHERE key LIKE %s", (f"%/{raw}",))
+    return gone
+
+
+def test_an_hour_that_a_rebuild_has_emptied_goes_from_every_tier(world: World) -> None:
+    gauge(world, "a", TEN, points=30)
+    gauge(world, "b", ELEVEN, points=6)
+    world.roll_up()
+    gone = emptied(world, 10, "a")
+    with world.lake.lrdb.transaction() as conn:
+        slots.touch(conn, gone)
+    world.roll_up()
+    for frequency_ms in TIERS:
+        assert world.select(METRICS, FACTS, frequency_ms) == world.select(METRICS, FACTS)
+    assert dirty(world) == []
+    assert world.breaches() == []
+
+
+def test_an_hour_with_nothing_under_it_is_told_and_only_a_person_takes_it_away(world: World) -> None:
+    gauge(world, "a", TEN, points=30)
+    world.roll_up()
+    emptied(world, 10, "a")
+    with world.lake.lrdb.connection() as conn:
+        found = coverage.holes(conn, world.source.organization_id, DAY)
+    assert [(hole.frequency_ms, hole.hour, hole.finer_records, hole.records) for hole in found] == [(60_000, 10, 0, 30)]
+    order = Order(dry_run=False, now_ms=NOON_MS, partitions=None)
+    assert holes(world.lake, MaintenancePolicy(), order).counts == {"nothing to compute it from": 1}
+    assert dirty(world) == []
+    rebuilt(world, 60_000)
+    world.roll_up()
+    assert [world.published(METRICS, frequency_ms) for frequency_ms in TIERS] == [[]] * len(TIERS)
+    assert world.breaches() == []
+
+
+def test_an_hour_under_which_a_tier_has_expired_is_no_hole(world: World) -> None:
+    gauge(world, "a", TEN, points=30)
+    world.roll_up()
+    with world.lake.lrdb.transaction() as conn:
+        expiry.expire(conn, world.source, METRICS, frequency_ms=10_000, dateint=DAY, run_id="retention")
+    with world.lake.lrdb.connection() as conn:
+        assert coverage.holes(conn, world.source.organization_id, DAY) == []
+
+
+def test_a_slot_of_which_nothing_can_be_read_stays_as_it_is_and_the_others_are_computed(world: World) -> None:
+    gauge(world, "a", TEN)
+    gauge(world, "b", TEN + 10 * MINUTE)
+    world.box_stage(STAGE)
+    world.drain_stage(STAGE)
+    (*_, (_, unreadable, _)) = world.query(
+        "SELECT lower(ts_range), segment_id, records FROM metric_seg WHERE frequency_ms = 10000 ORDER BY 1 DESC"
+    )
+    file = next(path for path in world.segment_files() if path.stem == f"tbl_{unreadable}")
+    data = file.read_bytes()
+    file.unlink()
+    gauge(world, "c", TEN + 10 * MINUTE, points=6)
+    with world.lake.lrdb.transaction() as conn:
+        slots.mark(conn, [Slot(world.source.organization_id, world.source.instance_num, 60_000, TEN)])
+    world.roll_up()
+    assert world.select(METRICS, "sum(chq_points)::bigint", 60_000) == [(126,)]
+    assert world.query("SELECT slot_ms, box_id FROM dirty_slots WHERE frequency_ms = 60000") == [(TEN, None)]
+    assert world.query("SELECT DISTINCT state FROM boxes WHERE stage = 'metrics.rollup'") == [("done",)]
+    file.write_bytes(data)
+    with world.lake.lrdb.transaction() as conn:
+        faults.forget(conn, world.source.organization_id, [unreadable])
+        slots.postpone(conn, [Slot(world.source.organization_id, world.source.instance_num, 60_000, TEN)])
+    world.roll_up()
+    assert dirty(world) == []
+    assert world.breaches() == []
+
+
+def test_a_slot_of_which_nothing_could_ever_be_read_waits_for_it(world: World) -> None:
+    gauge(world, "a", TEN)
+    world.segment_files()[0].unlink()
+    world.roll_up()
+    assert dirty(world) == [(60_000, TEN)]
+    assert world.query("SELECT DISTINCT state FROM boxes WHERE stage = 'metrics.rollup'") == [("done",)]
+    rebuild(world.lake, METRICS, world.source, DAY, run_id="rebuild", on_step=lambda _: None)
+    rebuilt(world, 60_000)
+    assert world.select(METRICS, FACTS, 60_000) == world.select(METRICS, FACTS)
 
 
 @contextmanager
