@@ -165,6 +165,7 @@ def publish_rollup(
 
     for frequency_ms in (tier.finer_ms, tier.frequency_ms):  # ascending everywhere, so that nobody waits in a circle
         segments.lock_swaps(conn, source, ROLLED_UP, frequency_ms)
+    unsettled.touch(conn, [*read, *made])  # of both tiers at once, ascending as the boxer of compaction takes them
     deletions.require_kept(conn, source.organization_id, [segment.segment_id for segment in made], written_since)
     published = {one.segment_id for one in finer_segments(conn, piece)}
     before = set() if reach_ms is None else finer_ids_before(conn, piece, reach_ms)
