@@ -129,13 +129,19 @@ def returned(
 
 def has_expired(conn: Conn, source: Source, signal: Signal, frequency_ms: int, dateint: int) -> bool:
     """Whether retention has taken anything of a day of a tier."""
+    return last_expired(conn, source, signal, frequency_ms, since=dateint, before=dateint + 1) is not None
+
+
+def last_expired(
+    conn: Conn, source: Source, signal: Signal, frequency_ms: int, *, since: int, before: int
+) -> int | None:
+    """The last of the days from ``since`` to before ``before`` of which retention has taken anything in a tier."""
     row = conn.execute(
         """
-        SELECT EXISTS (
-            SELECT FROM supersessions
-            WHERE organization_id = %s AND instance_num = %s AND signal = %s AND frequency_ms = %s AND dateint = %s
-              AND operation = %s)
+        SELECT max(dateint) FROM supersessions
+        WHERE organization_id = %s AND instance_num = %s AND signal = %s AND frequency_ms = %s
+          AND dateint >= %s AND dateint < %s AND operation = %s
         """,
-        (source.organization_id, source.instance_num, str(signal), frequency_ms, dateint, OPERATION),
+        (source.organization_id, source.instance_num, str(signal), frequency_ms, since, before, OPERATION),
     ).fetchone()
-    return bool(row and row[0])
+    return row[0] if row else None

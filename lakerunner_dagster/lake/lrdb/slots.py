@@ -18,7 +18,7 @@ from psycopg import sql
 
 from lakerunner_dagster.lake.lrdb import boxes
 from lakerunner_dagster.lake.lrdb.unsettled import grouping_key
-from lakerunner_dagster.lake.model import HOUR_MS, Segment, Source, dateint_of, hour_of
+from lakerunner_dagster.lake.model import HOUR_MS, Segment, Source, dateint_of, day_start_ms, hour_of
 from lakerunner_dagster.lake.planning.compaction import SegmentGroup
 from lakerunner_dagster.lake.settings import MOST_LOOK_BACK_HOURS
 from lakerunner_dagster.lake.signals import SIGNALS
@@ -201,6 +201,19 @@ def postpone(conn: Conn, slots: Iterable[Slot], seconds: float = 0.0) -> None:
             """,
             [(seconds, *slot) for slot in sorted(slots)],
         )
+
+
+def dirty_in_day(conn: Conn, source: Source, tier: Tier, dateint: int) -> int:
+    """How many slots of a tier's day are dirty."""
+    start_ms = day_start_ms(dateint)
+    row = conn.execute(
+        """
+        SELECT count(*) FROM dirty_slots
+        WHERE organization_id = %s AND instance_num = %s AND frequency_ms = %s AND slot_ms >= %s AND slot_ms < %s
+        """,
+        (source.organization_id, source.instance_num, tier.frequency_ms, start_ms, start_ms + 24 * HOUR_MS),
+    ).fetchone()
+    return row[0] if row else 0
 
 
 def of_day(conn: Conn, source: Source, tier: Tier, dateint: int) -> list[SegmentGroup]:

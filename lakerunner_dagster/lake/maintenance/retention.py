@@ -6,7 +6,7 @@ What belongs here: which days have expired. What does not: unpublishing (``lrdb.
 
 from __future__ import annotations
 
-from lakerunner_dagster.lake.lrdb import expiry, partitions, profiles
+from lakerunner_dagster.lake.lrdb import expiry, partitions, profiles, segments, slots
 from lakerunner_dagster.lake.lrdb.expiry import TierDay
 from lakerunner_dagster.lake.lrdb.profiles import Organization
 from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
@@ -14,6 +14,7 @@ from lakerunner_dagster.lake.model import date_of, rfc3339
 from lakerunner_dagster.lake.runs.context import Lake
 from lakerunner_dagster.lake.settings import MaintenancePolicy
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.tiers import Tier, tier_above
 
 NAME = "retention"
 
@@ -41,17 +42,29 @@ def _expire(lake: Lake, organization: Organization, signal: Signal, findings: Fi
         days = expiry.published_days(conn, organization.organization_id, signal, max(kept.values()))
     for day in days:
         if day.dateint < kept.get(day.frequency_ms, expiry.NEVER):
-            _expire_day(lake, organization, signal, day, findings)
+            above = tier_above(day.frequency_ms)
+            outlived = above is not None and day.dateint >= kept[above.frequency_ms]
+            _expire_day(lake, organization, signal, day, findings, above=above if outlived else None)
 
 
-def _expire_day(lake: Lake, organization: Organization, signal: Signal, day: TierDay, findings: Findings) -> None:
+def _expire_day(
+    lake: Lake, organization: Organization, signal: Signal, day: TierDay, findings: Findings, *, above: Tier | None
+) -> None:
+    """Unpublish a day, unless the tier ``above``, which is kept for longer, is still to be computed from it."""
     with lake.lrdb.connection() as conn:
         source = profiles.source_of_instance(conn, organization.organization_id, day.instance_num)
     if source is None:
         return
+    tier = f" of {day.frequency_ms // 1000} s" if day.frequency_ms else ""
+    subject = f"{source.key}, {signal}{tier}, {date_of(day.dateint)}"
     gone = day.segments
-    if not findings.order.dry_run:
-        with lake.lrdb.transaction() as conn:
+    with lake.lrdb.transaction() as conn:
+        segments.lock_swaps(conn, source, signal, day.frequency_ms)  # under which the slots of the next tier are marked
+        if above is not None and (dirty := slots.dirty_in_day(conn, source, above, day.dateint)):
+            note = f"{dirty:,} slots of the {above.label} tier are still to be computed from it"
+            findings.add("kept for the next tier", subject, note)
+            return
+        if not findings.order.dry_run:
             gone = len(
                 expiry.expire(
                     conn,
@@ -62,8 +75,7 @@ def _expire_day(lake: Lake, organization: Organization, signal: Signal, day: Tie
                     run_id=f"retention {rfc3339(findings.order.now_ms)}",
                 )
             )
-    tier = f" of {day.frequency_ms // 1000} s" if day.frequency_ms else ""
-    findings.add("expired", f"{source.key}, {signal}{tier}, {date_of(day.dateint)}", f"{gone:,} segments")
+    findings.add("expired", subject, f"{gone:,} segments")
 
 
 def _drop_leaves(lake: Lake, organization: Organization, signal: Signal, findings: Findings) -> None:

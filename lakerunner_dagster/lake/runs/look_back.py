@@ -81,11 +81,16 @@ def look_back(lake: Lake, piece: Piece, inputs: Sequence[MergeInput], directory:
 
 def _horizon_ms(lake: Lake, piece: Piece) -> int:
     """How far back there is anything to look at: what has expired is no evidence that nothing was there."""
-    finer_ms = piece.tier.finer_ms
-    with lake.lrdb.connection() as conn:
-        kept = expiry.first_kept(conn, piece.source.organization_id, ROLLED_UP, finer_ms, time.time_ns() // 1_000_000)
+    source, finer_ms = piece.source, piece.tier.finer_ms
     horizon_ms = (piece.start_ms - int(lake.rollup.look_back_hours * HOUR_MS)) // finer_ms * finer_ms
-    return horizon_ms if kept == expiry.NEVER else max(horizon_ms, day_start_ms(kept))
+    since = dateint_of(horizon_ms)
+    with lake.lrdb.connection() as conn:
+        kept = expiry.first_kept(conn, source.organization_id, ROLLED_UP, finer_ms, time.time_ns() // 1_000_000)
+        before = min(kept, piece.dateint)
+        if before <= since:
+            return horizon_ms
+        expired = expiry.last_expired(conn, source, ROLLED_UP, finer_ms, since=since, before=before)
+    return horizon_ms if expired is None else max(horizon_ms, day_start_ms(expired) + 24 * HOUR_MS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,9 +193,16 @@ def _origins(task: _Task, made: Sequence[Segment]) -> tuple[tuple[str, str], ...
 
 
 def is_past_retention(conn: Conn, source: Source, tier: Tier, dateint: int) -> bool:
-    """Whether the finer tier of a day has expired, so that the tier cannot be computed from it any more."""
+    """Whether the finer tier of a day has expired, so that the tier cannot be computed from it any more.
+
+    A day that its rule lets go, and retention has not taken yet, is there for a tier that is kept for longer.
+    """
     now_ms = time.time_ns() // 1_000_000
-    return dateint < expiry.first_kept(conn, source.organization_id, ROLLED_UP, tier.finer_ms, now_ms)
+    finer, own = (
+        expiry.first_kept(conn, source.organization_id, ROLLED_UP, frequency_ms, now_ms)
+        for frequency_ms in (tier.finer_ms, tier.frequency_ms)
+    )
+    return dateint < finer and (dateint < own or expiry.has_expired(conn, source, ROLLED_UP, tier.finer_ms, dateint))
 
 
 def _computed(task: _Task, piece: Piece, directory: Path) -> _Computed:

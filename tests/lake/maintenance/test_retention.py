@@ -103,6 +103,7 @@ def test_each_metric_tier_has_a_rule_of_its_own(world: World) -> None:
             f"INSERT INTO metric_seg (segment_id, published, frequency_ms, {columns}) SELECT f, published, f, {columns}"
             " FROM metric_seg, unnest(ARRAY[60000, 300000]) AS f"
         )
+        conn.execute("DELETE FROM dirty_slots")
     keep(world, Signal.METRICS, 1)
     keep(world, Signal.METRICS, 30, 60_000)
     keep(world, Signal.METRICS, 0, 300_000)

@@ -63,7 +63,7 @@ def rebuilt(world: World, frequency_ms: int) -> list[Step]:
 
 
 @contextmanager
-def retained(world: World, days: int) -> Iterator[None]:
+def retained(world: World, days: int, frequency_ms: int = 10_000) -> Iterator[None]:
     with world.lake.lrdb.transaction() as conn:
-        profiles.set_retention(conn, world.source.organization_id, METRICS, days, frequency_ms=10_000)
+        profiles.set_retention(conn, world.source.organization_id, METRICS, days, frequency_ms=frequency_ms)
     yield

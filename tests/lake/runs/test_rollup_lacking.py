@@ -9,6 +9,7 @@ from lakerunner_dagster.lake.lrdb import coverage, expiry, faults, segments, slo
 from lakerunner_dagster.lake.lrdb.slots import Slot
 from lakerunner_dagster.lake.maintenance.holes import holes
 from lakerunner_dagster.lake.maintenance.report import Order
+from lakerunner_dagster.lake.maintenance.retention import retention
 from lakerunner_dagster.lake.model import HOUR_MS, Segment
 from lakerunner_dagster.lake.runs.drain import drain
 from lakerunner_dagster.lake.runs.rebuild import rebuild
@@ -24,11 +25,12 @@ from tests.lake.runs.rollups import (
     TEN,
     dirty,
     gauge,
+    increments,
     rebuilt,
     retained,
     send,
 )
-from tests.lake.world import DAY, NOON_MS, World
+from tests.lake.world import DAY, NOON_MS, World, now_ms
 
 
 def test_a_bad_segment_is_set_aside_and_the_slot_is_computed_without_it_until_it_is_mended(world: World) -> None:
@@ -185,6 +187,7 @@ def test_a_tier_outlives_the_finer_one_and_is_never_computed_from_what_is_left(w
     gauge(world, "a", TEN)
     world.roll_up()
     with retained(world, 1):
+        retention(world.lake, MaintenancePolicy(), Order(dry_run=False, now_ms=now_ms()))
         gauge(world, "late", TEN, points=2)
         world.box_stage(STAGE)
         world.drain_stage(STAGE)
@@ -193,6 +196,36 @@ def test_a_tier_outlives_the_finer_one_and_is_never_computed_from_what_is_left(w
         with pytest.raises(RequestRefused, match="past its retention"):
             rebuilt(world, 60_000)
         assert world.breaches() == []
+
+
+def test_a_day_does_not_expire_before_the_next_tier_is_computed_from_it(world: World) -> None:
+    send(world, "a", counter("requests", [(TEN + 9 * MINUTE, 100.0), (TEN + 11 * MINUTE, 300.0)], TEN))
+    ingested = world.published(METRICS)
+    with retained(world, 1):
+        for dry_run in (True, False):
+            report = retention(world.lake, MaintenancePolicy(), Order(dry_run=dry_run, now_ms=now_ms()))
+            assert report.counts == {"kept for the next tier": 1}
+            assert "2 slots of the 1m tier" in report.items[0].note
+        assert world.published(METRICS) == ingested
+        world.roll_up()
+        assert increments(world, 60_000) == {9 * MINUTE: 100.0, 11 * MINUTE: 200.0}
+        assert increments(world, 3_600_000) == {0: 300.0}
+        report = retention(world.lake, MaintenancePolicy(), Order(dry_run=False, now_ms=now_ms()))
+        assert report.counts == {"expired": 1}
+        assert world.published(METRICS) == []
+        assert increments(world, 3_600_000) == {0: 300.0}
+        assert world.breaches() == []
+
+
+def test_a_day_waits_for_no_tier_that_is_kept_no_longer(world: World) -> None:
+    gauge(world, "a", TEN)
+    with retained(world, 1), retained(world, 1, 60_000):
+        report = retention(world.lake, MaintenancePolicy(), Order(dry_run=False, now_ms=now_ms()))
+        assert report.counts == {"expired": 1}
+        world.box_stage(STAGE)
+        world.drain_stage(STAGE)
+        assert dirty(world) == []
+        assert world.published(METRICS, 60_000) == []
 
 
 def test_a_hole_is_seen_and_heals_itself(world: World) -> None:
