@@ -406,16 +406,36 @@ def release(conn: Conn, lease: Lease, error_class: str, error_text: str, backoff
 
 
 def finish(conn: Conn, lease: Lease, organization_id: UUID, *, segments: int, records: int, ingested: int = 0) -> None:
-    """End a box that is done; its lease is held (``leases.hold``). What it has made is for people to see."""
-    conn.execute(
+    """End a box that is done, and add what it has made to the totals of its source and stage, once. LeaseLost.
+
+    To be called last in a transaction: until it ends, others that end a box of the source and stage wait.
+    """
+    ended = conn.execute(
         """
-        UPDATE boxes SET
-            state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %s, segments = %s,
-            records = %s
-        WHERE box_id = %s AND organization_id = %s
+        WITH done AS (
+            UPDATE boxes SET
+                state = 'done', ended_at = now(), lease_token = NULL, lease_until = NULL, ingested = %(ingested)s,
+                segments = %(segments)s, records = %(records)s
+            WHERE box_id = %(box)s AND organization_id = %(organization)s AND lease_token = %(token)s
+            RETURNING organization_id, instance_num, stage, ingested, segments, records
+        )
+        INSERT INTO box_totals AS t (organization_id, instance_num, stage, ingested, segments, records)
+        SELECT * FROM done
+        ON CONFLICT (organization_id, instance_num, stage) DO UPDATE SET
+            ingested = t.ingested + excluded.ingested, segments = t.segments + excluded.segments,
+            records = t.records + excluded.records
         """,
-        (ingested, segments, records, lease.box_id, organization_id),
+        {
+            "ingested": ingested,
+            "segments": segments,
+            "records": records,
+            "box": lease.box_id,
+            "organization": organization_id,
+            "token": lease.token,
+        },
     )
+    if ended.rowcount == 0:
+        raise lease_lost(lease)
 
 
 def reopen_failed(conn: Conn, stage: str, source: Source, dateint: int, *, frequency_ms: int | None = None) -> int:

@@ -189,6 +189,20 @@ _OF_ALL = (
     ),
     _Check(
         3,
+        "the totals of a source's boxes are not what its boxes have made",
+        """SELECT format('instance %%s of %%s, %%s: %%s objects, %%s segments and %%s records by its boxes, %%s, %%s '
+                         'and %%s by its totals', instance_num, organization_id, stage, b.ingested, b.segments,
+                         b.records, t.ingested, t.segments, t.records)
+        FROM (SELECT organization_id, instance_num, stage, sum(ingested) AS ingested, sum(segments) AS segments,
+                     sum(records) AS records
+              FROM boxes WHERE state = 'done' GROUP BY 1, 2, 3) AS b
+        FULL JOIN box_totals t USING (organization_id, instance_num, stage)
+        WHERE coalesce(b.ingested, 0) <> coalesce(t.ingested, 0)
+           OR coalesce(b.segments, 0) <> coalesce(t.segments, 0)
+           OR coalesce(b.records, 0) <> coalesce(t.records, 0)""",
+    ),
+    _Check(
+        3,
         "one raw object has more than one row",
         """SELECT format('%%s/%%s (%%s): rows %%s', bucket, key, etag, string_agg(raw_object_id::text, ', '))
         FROM raw_objects GROUP BY bucket, key, etag HAVING count(*) > 1""",

@@ -98,10 +98,8 @@ def _of_organization(conn: Conn, organization: Organization, signal: Signal) -> 
             WHERE organization_id = %(organization)s AND signal = %(signal)s AND state IN ('quarantined', 'missing')
             GROUP BY instance_num
         ), done AS (
-            SELECT instance_num, sum(ingested)::bigint AS ingested, sum(segments)::bigint AS segments,
-                   sum(records)::bigint AS records
-            FROM boxes
-            WHERE organization_id = %(organization)s AND stage = %(stage)s AND state = 'done' GROUP BY instance_num
+            SELECT instance_num, ingested, segments, records FROM box_totals
+            WHERE organization_id = %(organization)s AND stage = %(stage)s
         ), box AS (
             SELECT instance_num, count(*) FILTER (WHERE state = 'open') AS boxes_open,
                    count(*) FILTER (WHERE state = 'claimed') AS boxes_claimed,

@@ -18,6 +18,7 @@ FILLED = (
     "dirty_slots",
     "raw_objects",
     "boxes",
+    "box_totals",
     "compression_ratios",
     "lineage",
     "ledger",

@@ -154,6 +154,10 @@ def booked_twice(lake: Lake) -> None:
     lake.do(f"INSERT INTO ledger ({columns}) SELECT {columns} FROM ledger WHERE box_id IS NOT NULL LIMIT 1")
 
 
+def counted_twice(lake: Lake) -> None:
+    lake.do("UPDATE box_totals SET records = records * 2 WHERE stage = 'logs.ingest'")
+
+
 def two_rows_of_one_object(lake: Lake) -> None:
     lake.conn.execute("ALTER TABLE raw_objects DROP CONSTRAINT raw_objects_bucket_key_etag_key")
     columns = "organization_id, instance_num, collector, signal, bucket, key, etag, identity, size, event_time_ms"
@@ -232,6 +236,7 @@ CORRUPTIONS: list[tuple[Callable[[Lake], None], int, str, str]] = [
     (wrong_books, 2, "a step of a run has booked more or fewer records than it read", "21 read, 17 written, 3"),
     (one_id_twice, 3, "one segment id is published more than once", f"{DAY}, {DAY}"),
     (booked_twice, 3, "a box is booked more than once", "by the runs run, run"),
+    (counted_twice, 3, "the totals of a source's boxes are not what its boxes have made", "logs.ingest: "),
     (two_rows_of_one_object, 3, "one raw object has more than one row", "rows "),
     (no_lineage, 4, "a published segment has no lineage", f"of {DAY}"),
     (no_supersession, 4, "a segment was unpublished, and nothing says when and by what", f"of {DAY}"),

@@ -29,6 +29,7 @@ from tests.lake.lrdb.work import (
 TENANT_TABLES = (
     "raw_objects",
     "boxes",
+    "box_totals",
     "compression_ratios",
     "lineage",
     "ledger",

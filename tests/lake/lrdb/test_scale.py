@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import boxes, intake, quarantine
+from lakerunner_dagster.lake.lrdb import boxes, coverage, debt, intake, overdue, quarantine, status
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.model import Source
+from lakerunner_dagster.lake.settings import CompactionPolicy
 from lakerunner_dagster.lake.signals import Signal
 from lakerunner_dagster.lake.stages import ingest_stage
-from tests.lake.lrdb.work import DAY, SETTINGS, add_source, notification, notify, open_box, replace_hour
+from tests.lake.lrdb.work import DAY, NOW_MS, SETTINGS, add_source, notification, notify, open_box, replace_hour
 
 DONE = 40_000
 """Objects that are done, in boxes of ten: reading through them would touch a thousand pages."""
 
 PAGES = 250
 """More than a look-up through an index touches, and far less than reading through all that is done."""
+
+LATEST_PAGES = PAGES + 4 * status.LATENCY_BOXES
+"""The objects of a source's latest boxes are looked up too: they tell its latency, and are always as many."""
 
 FILL_BOXES = """
     INSERT INTO boxes (organization_id, instance_num, stage, signal, dateint, grouping_key, members, bytes, reason,
@@ -30,9 +34,10 @@ FILL_BOXES = """
 
 FILL_OBJECTS = """
     INSERT INTO raw_objects (organization_id, instance_num, collector, signal, bucket, key, etag, identity, size,
-                             event_time_ms, event_dateint, adapter, state, box_id, ended_at)
+                             event_time_ms, event_dateint, adapter, state, box_id, ended_at, records_read,
+                             records_rejected, rejected)
     SELECT %(organization)s, 1, 'edge', 'logs', 'lake', 'done/' || n, 'e', md5(n::text), 1000, 0, %(day)s, 'test',
-           'ingested', (SELECT min(box_id) FROM boxes) + n / 10, now()
+           'ingested', (SELECT min(box_id) FROM boxes) + n / 10, now(), 11, 1, '{"time_ahead": 1}'
     FROM generate_series(0, %(count)s - 1) n
 """
 
@@ -43,6 +48,30 @@ FILL_LINEAGE = """
     FROM raw_objects
 """
 
+FILL_METRICS = """
+    INSERT INTO boxes (organization_id, instance_num, stage, signal, dateint, grouping_key, members, bytes, reason,
+                       state, ended_at)
+    SELECT %(organization)s, 1, 'metrics.ingest', 'metrics', %(day)s, '', 10, 1, 'age', 'done',
+           now() - n * interval '1 minute'
+    FROM generate_series(1, %(count)s) n
+"""
+
+FILL_LEDGER = """
+    INSERT INTO ledger (committed_at, run_id, operation, code_version, organization_id, instance_num, signal, dateint,
+                        frequency_ms, records_read, records_written, records_rejected, rejected, rows_written,
+                        rollup_count_read, rollup_count_written, bytes_in, bytes_out, seconds, peak_memory_bytes)
+    SELECT now() - n * interval '1 minute', 'run', 'ingest', '1', %(organization)s, 1, 'metrics', %(day)s,
+           10000, 1, 1, 0, '{}', 1, 1, 1, 1, 1, 1, 1
+    FROM generate_series(1, %(count)s) n
+"""
+
+FILL_RATIOS = """
+    INSERT INTO compression_ratios (organization_id, instance_num, signal, ratio)
+    SELECT %(organization)s, 1, 'metrics', 8
+"""
+
+FILLS = (FILL_BOXES, FILL_OBJECTS, FILL_LINEAGE, FILL_METRICS, FILL_LEDGER, FILL_RATIOS)
+
 
 @pytest.fixture(scope="module")
 def old(postgres: Any, migrated_template: str) -> Iterator[tuple[Lrdb, Source]]:
@@ -51,7 +80,7 @@ def old(postgres: Any, migrated_template: str) -> Iterator[tuple[Lrdb, Source]]:
         edge = add_source(lrdb, "acme", "edge")
         parameters = {"organization": edge.organization_id, "day": DAY, "count": DONE}
         with lrdb.connection() as conn:
-            for fill in (FILL_BOXES, FILL_OBJECTS, FILL_LINEAGE):
+            for fill in FILLS:
                 conn.execute(fill, parameters)
             conn.execute("VACUUM ANALYZE")
         open_box(lrdb, edge)
@@ -59,12 +88,15 @@ def old(postgres: Any, migrated_template: str) -> Iterator[tuple[Lrdb, Source]]:
         yield lrdb, edge
 
 
-def pages_read(lrdb: Lrdb, work: Callable[[Conn], object]) -> int:
-    """Pages of the large tables and their indexes that a piece of work looks at."""
+LARGE = ("raw_objects", "boxes", "lineage", "ledger")
+
+
+def pages_read(lrdb: Lrdb, work: Callable[[Conn], object], tables: tuple[str, ...] = LARGE) -> int:
+    """Pages of the large tables (or of these) and their indexes that a piece of work looks at."""
     query = sql.SQL("""
         SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
-        FROM pg_statio_user_tables WHERE relname IN ('raw_objects', 'boxes', 'lineage')
-    """)
+        FROM pg_statio_user_tables WHERE relname = ANY({tables})
+    """).format(tables=list(tables))
     with lrdb.connection() as conn:
         before = after = _flushed(conn, query)
         with conn.transaction():
@@ -73,7 +105,7 @@ def pages_read(lrdb: Lrdb, work: Callable[[Conn], object]) -> int:
     return after - before
 
 
-def _flushed(conn: Conn, query: sql.SQL) -> int:
+def _flushed(conn: Conn, query: sql.Composed) -> int:
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("SELECT pg_stat_clear_snapshot()")
     row = conn.execute(query).fetchone()
@@ -93,6 +125,7 @@ def test_work_that_waits_is_found_without_reading_what_is_done(old: tuple[Lrdb, 
         "pending": lambda conn: intake.pending(conn, Signal.LOGS, 20_000, 3600),
         "waiting": lambda conn: boxes.waiting_partitions(conn, stage),
         "claim": lambda conn: boxes.claim(conn, stage, edge, DAY, run_id="run", settings=SETTINGS),
+        "overdue": lambda conn: overdue.overdue(conn, Signal.LOGS, 0.0, 100),
         "reopen": lambda conn: boxes.reopen_failed(conn, stage, edge, DAY),
         "set aside": lambda conn: quarantine.set_aside(conn, edge.organization_id, 100),
         "upsert": lambda conn: intake.upsert_raw_objects(conn, [notification(edge)]),
@@ -104,3 +137,16 @@ def test_work_that_waits_is_found_without_reading_what_is_done(old: tuple[Lrdb, 
 def test_an_empty_hour_is_replaced_without_reading_all_lineage(old: tuple[Lrdb, Source]) -> None:
     lrdb, edge = old
     assert pages_read(lrdb, lambda _: replace_hour(lrdb, edge, [], [])) < PAGES
+
+
+def test_the_standing_checks_do_not_read_what_is_done(old: tuple[Lrdb, Source]) -> None:
+    lrdb, edge = old
+    asked: dict[str, Callable[[Conn], object]] = {
+        "status": status.status,
+        "failed boxes": lambda conn: status.failed_boxes(conn, edge.organization_id),
+        "coverage": lambda conn: coverage.coverage(conn, DAY),
+        "debt": lambda conn: debt.debt(conn, Signal.METRICS, CompactionPolicy(), NOW_MS),
+    }
+    for name, work in asked.items():
+        assert pages_read(lrdb, work, ("boxes", "lineage", "ledger")) < PAGES, name
+        assert pages_read(lrdb, work, ("raw_objects",)) < LATEST_PAGES, name

@@ -63,6 +63,7 @@ def keys_of(paths: list[Path], world: World) -> set[str]:
 
 TABLES: tuple[str, ...] = (
     *("log_seg", "metric_seg", "trace_seg", "supersessions", "deletions", "segment_faults", "raw_objects", "boxes"),
+    "box_totals",
     *("outbox", "dead_letters", "organization_buckets", "ledger", "lineage"),
 )
 
