@@ -25,7 +25,7 @@ from lakerunner_dagster.lake.errors import (
     StoreDenied,
     WorkIncomplete,
 )
-from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.lrdb import partitions, profiles
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.probe import probe
 from lakerunner_dagster.lake.runs.context import lrdb_url, open_bus
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pydantic_settings import BaseSettings
+
+    from lakerunner_dagster.lake.lrdb.connection import Conn
 
 SERVERS = ("database_url", "dagster_database_url", "kafka_bootstrap_servers")
 """The settings that name what must be there."""
@@ -107,7 +109,7 @@ def _line(finding: Finding) -> str:
 
 
 def examined(settings: Settings) -> Iterator[Finding]:
-    """A finding for lrdb and its clock, Dagster's storage, Kafka and each bucket."""
+    """A finding for lrdb, its clock and its lock table, Dagster's storage, Kafka and each bucket."""
     yield _tried("lrdb", lambda: _lrdb(settings))
     yield _tried("Dagster's storage", lambda: _dagster_storage(settings))
     yield _tried("Kafka", lambda: _kafka(settings))
@@ -115,6 +117,7 @@ def examined(settings: Settings) -> Iterator[Finding]:
         with Lrdb(require_schema(settings), max_size=1) as lrdb, lrdb.connection() as conn:
             buckets = profiles.buckets(conn)
             yield _tried("clock", partial(_clock, conn))
+            yield _tried("lock table", partial(_lock_table, conn))
     except LakeError:
         return  # said above
     if not buckets:
@@ -176,6 +179,19 @@ def _clock(conn: psycopg.Connection[tuple[float, ...]]) -> str:
             "set the wrong one, and keep both with NTP"
         )
     return "this machine's clock agrees with PostgreSQL's"
+
+
+def _lock_table(conn: Conn) -> str:
+    """PostgreSQL's room for locks is fixed when it starts, and what looks at every day locks every leaf."""
+    room = partitions.lock_room(conn)
+    have = f"PostgreSQL has room for {room.per_transaction * room.connections:,} locks"
+    need = f"looking at every day (`lakerunner lrdb check`, a migration) takes {room.needed:,} of them"
+    if not room.enough:
+        raise ConfigurationError(
+            f"{have}, and {need}: set max_locks_per_transaction to {room.advised} or more (it is "
+            f"{room.per_transaction}) and restart PostgreSQL, before work fails with 'out of shared memory'"
+        )
+    return f"{have}; {need}"
 
 
 def _bucket(bucket: BucketConfiguration) -> str:

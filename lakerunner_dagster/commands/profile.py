@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lakerunner_dagster.commands.organization import organization_of
-from lakerunner_dagster.commands.session import console, lrdb_snapshot, lrdb_transaction, say, shown
+from lakerunner_dagster.commands.session import console, lrdb_connection, lrdb_snapshot, lrdb_transaction, say, shown
 from lakerunner_dagster.lake.errors import WorkIncomplete
 from lakerunner_dagster.lake.lrdb import profiles
 from lakerunner_dagster.lake.lrdb.profiles import PrefixMapping
@@ -81,7 +81,7 @@ def list_buckets() -> None:
 @app.command()
 def show(bucket: BUCKET) -> None:
     """How a bucket is reached, what stands in it, and whose it is."""
-    with lrdb_snapshot() as conn:
+    with lrdb_connection() as conn:
         configuration = profiles.bucket_configuration(conn, bucket)
         use = profiles.bucket_use(conn, bucket)
     for name, value in asdict(configuration).items():

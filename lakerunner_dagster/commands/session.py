@@ -86,6 +86,13 @@ def lrdb_snapshot() -> Iterator[Conn]:
 
 
 @contextmanager
+def lrdb_connection() -> Iterator[Conn]:
+    """A connection to the settings' lrdb, in which each statement commits by itself."""
+    with Lrdb(require_schema(Settings()), max_size=1) as lrdb, lrdb.connection() as conn:
+        yield conn
+
+
+@contextmanager
 def lrdb_transaction() -> Iterator[Conn]:
     """A transaction on the settings' lrdb, committed at the end of the block."""
     with Lrdb(require_schema(Settings()), max_size=1) as lrdb, lrdb.transaction() as conn:

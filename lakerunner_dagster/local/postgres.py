@@ -46,7 +46,12 @@ SCRAM_ITERATIONS_MAJOR = 16
 SERVICE_USERS = ("postgres", "nobody")
 """Whom root lets the server run as: the first that exists."""
 
-DURABLE_SETTINGS = {"log_checkpoints": "off", "max_connections": "200", "listen_addresses": "127.0.0.1"}
+DURABLE_SETTINGS = {
+    "log_checkpoints": "off",
+    "max_connections": "200",
+    "max_locks_per_transaction": "256",  # a transaction that looks at every day locks all leaves of the segment tables
+    "listen_addresses": "127.0.0.1",
+}
 TEST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """What makes a throw-away server fast: a crash of the machine may lose everything in it."""
 

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from lakerunner_dagster.lake import bus
+from lakerunner_dagster.lake.lrdb import partitions
 from lakerunner_dagster.lake.settings import (
     BoxPolicy,
     CompactionPolicy,
@@ -51,11 +52,30 @@ def ill(out: str) -> dict[str, str]:
 
 def test_what_is_well_is_said_to_be(healthy: World) -> None:
     found = findings(done("doctor"))
-    assert found.keys() == {"lrdb", "Dagster's storage", "Kafka", "clock", "bucket lake"}
+    assert found.keys() == {"lrdb", "Dagster's storage", "Kafka", "clock", "lock table", "bucket lake"}
     assert all(well for well, _ in found.values())
     assert healthy.place.url.rpartition("/")[2] in found["lrdb"][1]
     assert healthy.place.bootstrap in found["Kafka"][1]
     assert "nothing under otel-raw/ yet" in found["bucket lake"][1]
+
+
+def test_a_lock_table_that_the_days_will_fill_is_told_with_the_setting_that_helps(
+    healthy: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with healthy.lake.lrdb.connection() as conn:
+        room = partitions.lock_room(conn)
+        days = conn.execute("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relispartition").fetchone()
+    assert room.enough
+    assert days is not None
+    assert room.needed >= 7 * days[0]
+    full = room._replace(needed=30_000, per_transaction=64, connections=100)
+    monkeypatch.setattr(partitions, "lock_room", lambda _conn: full)
+    ended = lakerunner("doctor")
+    assert ended.code == 1
+    said = ill(ended.out)["lock table"]
+    assert "room for 6,400 locks" in said
+    assert "takes 30,000 of them: set max_locks_per_transaction to 2048 or more (it is 64)" in said
+    assert full._replace(per_transaction=full.advised // 2).enough
 
 
 def test_every_setting_is_shown_and_no_secret(healthy: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,30 +69,48 @@ def turn(lrdb: Lrdb, source: Source) -> Iterator[Conn | None]:
             conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
 
 
+def superseded_days(conn: Conn, source: Source, signal: Signal, *, grace_seconds: float) -> list[int]:
+    """The days (YYYYMMDD) of segments that were unpublished so long ago and whose objects are not known to be gone."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT dateint FROM supersessions
+        WHERE organization_id = %s AND instance_num = %s AND signal = %s AND deleted_at IS NULL
+          AND superseded_at <= clock_timestamp() - %s * interval '1 second'
+        ORDER BY dateint
+        """,
+        (source.organization_id, source.instance_num, str(signal), grace_seconds),
+    )
+    return [dateint for (dateint,) in rows]
+
+
 def superseded(
-    conn: Conn, source: Source, signal: Signal, *, grace_seconds: float, limit: int, after: int = 0
+    conn: Conn, source: Source, signal: Signal, dateint: int, *, grace_seconds: float, limit: int, after: int = 0
 ) -> list[Deletion]:
-    """Segments that were unpublished at least ``grace_seconds`` ago, by id from above ``after``.
+    """A day's segments that were unpublished at least ``grace_seconds`` ago, by id from above ``after``.
 
     Without those of which a deletion is intended already.
     """
     spec = SIGNALS[signal]
     rows = conn.execute(
         sql.SQL("""
-        SELECT t.segment_id, {tier}, t.dateint, lower(t.ts_range) / 3600000 %% 24 FROM {table} t
+        SELECT t.segment_id, {tier}, lower(t.ts_range) / 3600000 %% 24 FROM {table} t
         JOIN supersessions s ON s.organization_id = t.organization_id AND s.segment_id = t.segment_id
+            AND s.instance_num = t.instance_num AND s.signal = %(signal)s AND s.dateint = t.dateint
+            AND s.deleted_at IS NULL
         LEFT JOIN deletions d ON d.organization_id = t.organization_id AND d.segment_id = t.segment_id
             AND d.confirmed_at IS NULL
-        WHERE t.organization_id = %(organization)s AND t.instance_num = %(instance)s AND NOT t.published
-          AND s.superseded_at <= clock_timestamp() - %(grace)s * interval '1 second' AND d.segment_id IS NULL
-          AND t.segment_id > %(after)s
+        WHERE t.organization_id = %(organization)s AND t.dateint = %(dateint)s AND t.instance_num = %(instance)s
+          AND NOT t.published AND s.superseded_at <= clock_timestamp() - %(grace)s * interval '1 second'
+          AND d.segment_id IS NULL AND t.segment_id > %(after)s
         ORDER BY t.segment_id LIMIT %(limit)s
         """).format(
             table=sql.Identifier(spec.segment_table), tier=sql.SQL("t.frequency_ms" if spec.frequency_ms else "0")
         ),
         {
             "organization": source.organization_id,
+            "dateint": dateint,
             "instance": source.instance_num,
+            "signal": str(signal),
             "grace": grace_seconds,
             "after": after,
             "limit": limit,
@@ -114,7 +132,7 @@ def superseded(
             ),
             reason=Reason.SUPERSEDED,
         )
-        for segment_id, frequency_ms, dateint, hour in rows
+        for segment_id, frequency_ms, hour in rows
     ]
 
 
@@ -229,6 +247,13 @@ def confirm(conn: Conn, source: Source, deleted: Sequence[Deletion]) -> None:
     conn.execute(
         "DELETE FROM supersessions WHERE organization_id = %s AND segment_id = ANY(%s) AND operation <> %s",
         (source.organization_id, ids, expiry.OPERATION),
+    )
+    conn.execute(
+        """
+        UPDATE supersessions SET deleted_at = clock_timestamp()
+        WHERE organization_id = %s AND segment_id = ANY(%s) AND deleted_at IS NULL
+        """,
+        (source.organization_id, ids),
     )
     faults.forget(conn, source.organization_id, ids)
 

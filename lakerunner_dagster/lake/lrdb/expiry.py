@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import lineage, profiles, segments, swap
+from lakerunner_dagster.lake.lrdb import lineage, partitions, profiles, segments, swap
 from lakerunner_dagster.lake.model import LedgerEntry, Segment, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
@@ -59,16 +59,16 @@ class TierDay(NamedTuple):
 def published_days(conn: Conn, organization_id: UUID, signal: Signal, before: int) -> list[TierDay]:
     """The days before ``before`` (YYYYMMDD) of which readers see anything, by source, tier and day."""
     spec = SIGNALS[signal]
-    rows = conn.execute(
-        sql.SQL("""
+    query = sql.SQL("""
         SELECT instance_num, {tier}, dateint, count(*) FROM {table}
-        WHERE organization_id = %s AND dateint < %s AND published GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        WHERE organization_id = %s AND dateint = ANY(%s) AND published GROUP BY 1, 2, 3
         """).format(
-            table=sql.Identifier(spec.segment_table), tier=sql.SQL("frequency_ms" if spec.frequency_ms else "0")
-        ),
-        (organization_id, before),
+        table=sql.Identifier(spec.segment_table), tier=sql.SQL("frequency_ms" if spec.frequency_ms else "0")
     )
-    return [TierDay(*row) for row in rows]
+    days = [dateint for dateint in partitions.days(conn, signal, organization_id) if dateint < before]
+    return sorted(
+        TierDay(*row) for batch in partitions.batches(days) for row in conn.execute(query, (organization_id, batch))
+    )
 
 
 def expire(

@@ -1,13 +1,13 @@
 """The leaves of the segment tables: one a day and organization, made before anything is inserted into them.
 
-What belongs here: creating them, and dropping empty ones. What does not: what is in them (``segments``), and for how
-long they are needed (``maintenance.retention``).
+What belongs here: creating them, dropping empty ones, and the locks that they cost. What does not: what is in them
+(``segments``), and for how long they are needed (``maintenance.retention``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -18,6 +18,13 @@ from lakerunner_dagster.lake.signals import SIGNALS, Signal
 
 if TYPE_CHECKING:
     from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
+
+DAYS_AT_ONCE = 30
+"""Days that one statement names where it looks at many: it locks the leaf of each, and the leaf's indexes, 7 to 9 locks
+a day in a table that has room for some thousands."""
+
+ALL_AT_ONCE = 2
+"""So many transactions that look at every day there should be room for, besides what else is locked."""
 
 DROP_MS = 500
 """How long a leaf that is to be dropped may keep readers waiting, in ms."""
@@ -86,16 +93,64 @@ def _create_leaf(conn: Conn, branch: str, leaf: str, dateint: int) -> None:
     )
 
 
-def empty_leaves(conn: Conn, signal: Signal, organization_id: UUID, before: int) -> list[int]:
-    """The days before ``before`` (YYYYMMDD) of which an organization has a leaf without any row, in order."""
-    branch = _branch(SIGNALS[signal].segment_table, organization_id)
+def days(conn: Conn, signal: Signal, organization_id: UUID) -> list[int]:
+    """The days (YYYYMMDD) of which an organization has a leaf, in order."""
     rows = conn.execute(
         "SELECT right(c.relname, 8)::int FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
         " JOIN pg_class p ON p.oid = i.inhparent AND p.relnamespace = current_schema::regnamespace"
         " WHERE p.relname = %s ORDER BY 1",
-        (branch,),
-    ).fetchall()
-    return [dateint for (dateint,) in rows if dateint < before and _is_empty(conn, f"{branch}_{dateint}")]
+        (_branch(SIGNALS[signal].segment_table, organization_id),),
+    )
+    return [dateint for (dateint,) in rows]
+
+
+def batches(dateints: Sequence[int]) -> Iterator[list[int]]:
+    """The days, ``DAYS_AT_ONCE`` at a time: for statements that name them (``dateint = ANY``), each in a transaction
+    of its own. One that names no day, or learns it from a join, locks the leaves of all days.
+    """
+    for start in range(0, len(dateints), DAYS_AT_ONCE):
+        yield list(dateints[start : start + DAYS_AT_ONCE])
+
+
+class LockRoom(NamedTuple):
+    """What one transaction that looks at every day locks (leaves and their indexes), and what the server has room for.
+
+    ``connections`` are those that the server allows: it has room for ``per_transaction`` locks of each.
+    """
+
+    needed: int
+    per_transaction: int
+    connections: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is room for ``ALL_AT_ONCE`` such transactions."""
+        return self.per_transaction * self.connections >= ALL_AT_ONCE * self.needed
+
+    @property
+    def advised(self) -> int:
+        """The power of two to set ``max_locks_per_transaction`` to, with room for as many days again."""
+        return 1 << (2 * ALL_AT_ONCE * self.needed // self.connections).bit_length()
+
+
+def lock_room(conn: Conn) -> LockRoom:
+    """How far the days that there are fill PostgreSQL's lock table."""
+    row = conn.execute(
+        """
+        SELECT (SELECT count(*) FROM pg_class WHERE relispartition AND relnamespace = current_schema::regnamespace),
+               current_setting('max_locks_per_transaction')::int,
+               current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101  # a SELECT without FROM has one row
+    return LockRoom(*row)
+
+
+def empty_leaves(conn: Conn, signal: Signal, organization_id: UUID, before: int) -> list[int]:
+    """The days before ``before`` (YYYYMMDD) of which an organization has a leaf without any row, in order."""
+    branch = _branch(SIGNALS[signal].segment_table, organization_id)
+    known = days(conn, signal, organization_id)
+    return [dateint for dateint in known if dateint < before and _is_empty(conn, f"{branch}_{dateint}")]
 
 
 def drop_leaf(lrdb: Lrdb, signal: Signal, organization_id: UUID, dateint: int) -> bool:
@@ -113,7 +168,9 @@ def drop_leaf(lrdb: Lrdb, signal: Signal, organization_id: UUID, dateint: int) -
                 _lock_branch(conn, branch)
                 if not _existing(conn, [leaf]):
                     return False
-                conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(branch)))
+                # Whoever reads or writes through the branch holds it; the other leaves need no lock.
+                lock = sql.SQL("LOCK TABLE ONLY {}, {} IN ACCESS EXCLUSIVE MODE")
+                conn.execute(lock.format(sql.Identifier(branch), sql.Identifier(leaf)))
                 if not _is_empty(conn, leaf):
                     return False
                 conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(leaf)))

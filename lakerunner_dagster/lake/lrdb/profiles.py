@@ -14,6 +14,7 @@ from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 from psycopg.rows import args_row
 
 from lakerunner_dagster.lake.errors import ConfigurationError, InputError, RequestRefused
+from lakerunner_dagster.lake.lrdb import partitions
 from lakerunner_dagster.lake.lrdb.connection import storable
 from lakerunner_dagster.lake.model import Source, check_collector
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
@@ -131,23 +132,33 @@ class BucketUse:
 
 
 def bucket_use(conn: Conn, bucket: str) -> BucketUse:
-    """What a bucket is used for."""
+    """What a bucket is used for. Best where each statement commits by itself: in one transaction it locks every day."""
+    at_home = _at_home(conn, bucket)
     return BucketUse(
-        sources=tuple(source for source in sources(conn) if source.bucket == bucket),
+        sources=at_home,
         mappings=tuple(_mappings_of(conn, bucket)),
-        raw_objects=_count(conn, "SELECT count(*) FROM raw_objects WHERE bucket = %s", bucket),
-        segments=sum(
-            _count(
-                conn,
-                f"""
-                SELECT count(*) FROM {spec.segment_table} g
-                JOIN organization_buckets s USING (organization_id, instance_num)
-                WHERE g.published AND s.bucket = %s
-                """,  # noqa: S608  # the table is one of ours
-                bucket,
-            )
-            for spec in SIGNALS.values()
-        ),
+        raw_objects=_raw_objects(conn, bucket),
+        segments=sum(_published(conn, source, signal) for source in at_home for signal in Signal),
+    )
+
+
+def _at_home(conn: Conn, bucket: str) -> tuple[Source, ...]:
+    return tuple(source for source in sources(conn) if source.bucket == bucket)
+
+
+def _raw_objects(conn: Conn, bucket: str) -> int:
+    return _count(conn, "SELECT count(*) FROM raw_objects WHERE bucket = %s", bucket)
+
+
+def _published(conn: Conn, source: Source, signal: Signal) -> int:
+    """How many segments of a source readers see."""
+    query = f"""
+        SELECT count(*) FROM {SIGNALS[signal].segment_table}
+        WHERE organization_id = %s AND dateint = ANY(%s) AND instance_num = %s AND published
+    """  # noqa: S608  # the table is one of ours
+    days = partitions.days(conn, signal, source.organization_id)
+    return sum(
+        _count(conn, query, source.organization_id, batch, source.instance_num) for batch in partitions.batches(days)
     )
 
 
@@ -157,11 +168,11 @@ def remove_bucket(conn: Conn, bucket: str) -> None:
     RequestRefused while anything of it is known: raw objects or a source that is at home there.
     """
     bucket_configuration(conn, bucket)
-    use = bucket_use(conn, bucket)
-    if use.sources or use.raw_objects:
+    at_home, raw_objects = _at_home(conn, bucket), _raw_objects(conn, bucket)
+    if at_home or raw_objects:
         raise RequestRefused(
-            f"bucket {bucket!r} is in use: {len(use.sources)} sources are at home in it, with {use.segments:,} "
-            f"published segments, and {use.raw_objects:,} of its raw objects are known: it stays"
+            f"bucket {bucket!r} is in use: {len(at_home)} sources are at home in it, and {raw_objects:,} of its raw "
+            "objects are known: it stays"
         )
     conn.execute("DELETE FROM bucket_prefix_mappings WHERE bucket = %s", (bucket,))
     try:
@@ -181,7 +192,7 @@ def _mappings_of(conn: Conn, bucket: str) -> list[PrefixMapping]:
         ).fetchall()
 
 
-def _count(conn: Conn, query: str, *parameters: str) -> int:
+def _count(conn: Conn, query: str, *parameters: object) -> int:
     row = conn.execute(query.encode(), parameters).fetchone()
     return int(row[0]) if row else 0
 

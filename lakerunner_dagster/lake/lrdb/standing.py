@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import lineage, segments
+from lakerunner_dagster.lake.lrdb import lineage, partitions, segments
 from lakerunner_dagster.lake.lrdb.rows import RAW_OBJECT, raw_object
 from lakerunner_dagster.lake.model import RawObject, Source
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
@@ -108,37 +108,48 @@ def records_by_hour(
 def _records_by_hour(
     conn: Conn, organization_id: UUID, signal: Signal, raw_object_ids: Collection[int]
 ) -> dict[int, Counter[Hour]]:
-    rows = conn.execute(
-        sql.SQL("""
-        WITH RECURSIVE base AS (
-            SELECT l.input_id, l.segment_id, l.dateint, l.hour, l.records FROM lineage l
-            WHERE l.organization_id = %(organization)s AND l.input_kind = 'raw' AND l.input_id = ANY(%(objects)s)
-              AND l.signal = %(signal)s AND l.frequency_ms = %(frequency)s
-        ), heir (segment_id, heir_id, dateint) AS (
-            SELECT DISTINCT segment_id, segment_id, dateint FROM base
-            UNION
-            SELECT h.segment_id, l.segment_id, l.dateint FROM heir h
-            JOIN lineage l ON l.organization_id = %(organization)s AND l.input_kind = 'segment'
-                AND l.input_id = h.heir_id AND l.frequency_ms = %(frequency)s
-        )
-        SELECT b.input_id, b.dateint, b.hour, sum(b.records)::bigint FROM base b
-        WHERE EXISTS (
-            SELECT FROM heir h JOIN {table} s ON s.organization_id = %(organization)s AND s.dateint = h.dateint
-                AND s.segment_id = h.heir_id AND s.published
-            WHERE h.segment_id = b.segment_id)
-        GROUP BY b.input_id, b.dateint, b.hour
-        """).format(table=sql.Identifier(SIGNALS[signal].segment_table)),
-        {
-            "organization": organization_id,
-            "objects": list(raw_object_ids),
-            "signal": str(signal),
-            "frequency": SIGNALS[signal].frequency_ms,
-        },
-    )
+    parameters = {
+        "organization": organization_id,
+        "objects": list(raw_object_ids),
+        "signal": str(signal),
+        "frequency": SIGNALS[signal].frequency_ms,
+    }
     found: dict[int, Counter[Hour]] = {raw_object_id: Counter() for raw_object_id in raw_object_ids}
-    for raw_object_id, dateint, hour, records in rows:
-        found[raw_object_id][Hour(dateint, hour)] = records
+    days = [dateint for (dateint,) in conn.execute(_DAYS_OF_OBJECTS, parameters)]
+    query = _RECORDS_BY_HOUR.format(table=sql.Identifier(SIGNALS[signal].segment_table))
+    for batch in partitions.batches(days):
+        for raw_object_id, dateint, hour, records in conn.execute(query, parameters | {"days": batch}):
+            found[raw_object_id][Hour(dateint, hour)] = records
     return found
+
+
+_DAYS_OF_OBJECTS = """
+    SELECT DISTINCT dateint FROM lineage
+    WHERE organization_id = %(organization)s AND input_kind = 'raw' AND input_id = ANY(%(objects)s)
+      AND signal = %(signal)s AND frequency_ms = %(frequency)s
+    ORDER BY dateint
+"""
+
+# A segment's heirs of its own tier are of its hour: the days of all are those of the first.
+_RECORDS_BY_HOUR = sql.SQL("""
+    WITH RECURSIVE base AS (
+        SELECT l.input_id, l.segment_id, l.dateint, l.hour, l.records FROM lineage l
+        WHERE l.organization_id = %(organization)s AND l.input_kind = 'raw' AND l.input_id = ANY(%(objects)s)
+          AND l.signal = %(signal)s AND l.frequency_ms = %(frequency)s AND l.dateint = ANY(%(days)s)
+    ), heir (segment_id, heir_id, dateint) AS (
+        SELECT DISTINCT segment_id, segment_id, dateint FROM base
+        UNION
+        SELECT h.segment_id, l.segment_id, l.dateint FROM heir h
+        JOIN lineage l ON l.organization_id = %(organization)s AND l.input_kind = 'segment'
+            AND l.input_id = h.heir_id AND l.frequency_ms = %(frequency)s
+    )
+    SELECT b.input_id, b.dateint, b.hour, sum(b.records)::bigint FROM base b
+    WHERE EXISTS (
+        SELECT FROM heir h JOIN {table} s ON s.organization_id = %(organization)s AND s.dateint = ANY(%(days)s)
+            AND s.dateint = h.dateint AND s.segment_id = h.heir_id AND s.published
+        WHERE h.segment_id = b.segment_id)
+    GROUP BY b.input_id, b.dateint, b.hour
+""")
 
 
 def _objects(conn: Conn, source: Source, raw_object_ids: Collection[int]) -> list[RawObject]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from lakerunner_dagster.lake.errors import ConfigurationError
-from lakerunner_dagster.lake.lrdb import profiles
+from lakerunner_dagster.lake.lrdb import partitions, profiles
 from lakerunner_dagster.lake.maintenance.report import Findings, Order, Report
 from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.runs.context import Lake
@@ -29,7 +29,7 @@ def sources(lake: Lake, _policy: MaintenancePolicy, order: Order) -> Report:
     if order.partitions is None:
         raise ConfigurationError("source partitions are Dagster's: set DAGSTER_HOME to the directory of its instance")
     findings = Findings(NAME, order)
-    with lake.lrdb.snapshot() as conn:
+    with lake.lrdb.connection() as conn:
         stale = stale_keys(conn, order.partitions.keys())
     for key, why in stale.items():
         if not order.dry_run:
@@ -53,23 +53,28 @@ def stale_keys(conn: Conn, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _has_anything(conn: Conn, source: Source) -> bool:
-    """Whether a segment has a row, or anything is on its way to one."""
-    places = [
-        *((spec.segment_table, "true") for spec in SIGNALS.values()),
-        ("boxes", "state <> 'done'"),
-        ("raw_objects", "state = 'pending'"),
-    ]
-    looks = [
+    """Whether anything is on its way to a segment, or a segment has a row: asked in the order in which it goes there.
+
+    Best where each statement commits by itself: in one transaction it locks every day.
+    """
+    under_way = (("raw_objects", "state = 'pending'"), ("boxes", "state <> 'done'"))
+    return any(_exists(conn, source, table, sql.SQL(condition)) for table, condition in under_way) or any(
+        _exists(conn, source, spec.segment_table, sql.SQL("dateint = ANY({})").format(sql.Literal(batch)))
+        for signal, spec in SIGNALS.items()
+        for batch in partitions.batches(partitions.days(conn, signal, source.organization_id))
+    )
+
+
+def _exists(conn: Conn, source: Source, table: str, condition: sql.Composable) -> bool:
+    row = conn.execute(
         sql.SQL(
-            "EXISTS (SELECT FROM {table} WHERE organization_id = {organization} AND instance_num = {instance} AND "
+            "SELECT EXISTS (SELECT FROM {table} WHERE organization_id = {organization} AND instance_num = {instance}"
+            " AND {condition})"
         ).format(
             table=sql.Identifier(table),
             organization=sql.Literal(source.organization_id),
             instance=sql.Literal(source.instance_num),
+            condition=condition,
         )
-        + sql.SQL(condition)
-        + sql.SQL(")")
-        for table, condition in places
-    ]
-    row = conn.execute(sql.SQL("SELECT {}").format(sql.SQL(" OR ").join(looks))).fetchone()
+    ).fetchone()
     return row is not None and bool(row[0])

@@ -60,15 +60,24 @@ def _show(lake: Lake, source: Source, policy: MaintenancePolicy, findings: Findi
 
 
 def _candidates(lake: Lake, source: Source, grace_seconds: float) -> Iterator[list[Deletion]]:
-    """All that may go, in batches of one signal."""
+    """All that may go, in batches of one signal and day."""
     for signal in Signal:
-        after = 0
-        while True:
-            with lake.lrdb.connection() as conn:
-                batch = deletions.superseded(
-                    conn, source, signal, grace_seconds=grace_seconds, limit=BATCH, after=after
-                )
-            if not batch:
-                break
-            yield batch
-            after = batch[-1].segment_id
+        with lake.lrdb.connection() as conn:
+            days = deletions.superseded_days(conn, source, signal, grace_seconds=grace_seconds)
+        for dateint in days:
+            yield from _candidates_of_day(lake, source, signal, dateint, grace_seconds)
+
+
+def _candidates_of_day(
+    lake: Lake, source: Source, signal: Signal, dateint: int, grace_seconds: float
+) -> Iterator[list[Deletion]]:
+    after = 0
+    while True:
+        with lake.lrdb.connection() as conn:
+            batch = deletions.superseded(
+                conn, source, signal, dateint, grace_seconds=grace_seconds, limit=BATCH, after=after
+            )
+        if not batch:
+            break
+        yield batch
+        after = batch[-1].segment_id

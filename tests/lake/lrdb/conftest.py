@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from lakerunner_dagster.lake.lrdb import migrate as migrations
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.model import Source
 from tests.conftest import TestDatabases
@@ -72,6 +74,19 @@ def lrdb(shared_url: str) -> Iterator[Lrdb]:
     empty(shared_url)
     with Lrdb(shared_url, min_size=1, max_size=12) as lrdb:
         yield lrdb
+
+
+@pytest.fixture
+def before_history(postgres: TestDatabases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a database to which only the migrations before ``0008.history`` were applied."""
+    url = postgres.create_database()
+    for path in sorted(migrations.MIGRATIONS.glob("000[1-7].*.sql")):
+        (tmp_path / path.name).write_text(path.read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "MIGRATIONS", tmp_path)
+        migrations.migrate(url)
+    yield url
+    postgres.server.drop_database(url.rpartition("/")[2])
 
 
 @pytest.fixture

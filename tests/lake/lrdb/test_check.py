@@ -264,13 +264,14 @@ def test_what_has_expired_is_not_lost_and_what_is_lost_has_not_expired(lake: Lak
     gone = expiry.expire(lake.conn, lake.edge, signal, frequency_ms=frequency_ms, dateint=DAY, run_id="retention")
     assert gone
     assert lake.found() == {}
-    unpublished = deletions.superseded(lake.conn, lake.edge, signal, grace_seconds=0.0, limit=100)
+    unpublished = deletions.superseded(lake.conn, lake.edge, signal, DAY, grace_seconds=0.0, limit=100)
     assert {segment.segment_id for segment in gone} <= {deletion.segment_id for deletion in unpublished}
     deletions.confirm(lake.conn, lake.edge, deletions.intend(lake.conn, lake.edge, unpublished, 0.0))
     assert lake.conn.execute(
         f"SELECT count(*) FROM {SIGNALS[signal].segment_table} WHERE NOT published"
     ).fetchone() == (0,)
     assert lake.found() == {}
+    assert deletions.superseded_days(lake.conn, lake.edge, signal, grace_seconds=0.0) == []
     lake.do("DELETE FROM supersessions WHERE segment_id = %s", gone[0].segment_id)
     assert "accepted records of a raw object are published nowhere" in lake.found()
 

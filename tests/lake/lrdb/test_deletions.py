@@ -16,6 +16,7 @@ from lakerunner_dagster.lake.errors import LakeDatabaseUnavailable, SwapConflict
 from lakerunner_dagster.lake.lrdb import check, deletions
 from lakerunner_dagster.lake.lrdb.connection import Lrdb
 from lakerunner_dagster.lake.lrdb.deletions import Deletion, Reason
+from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.model import HOUR_MS, Output, Source
 from lakerunner_dagster.lake.settings import Settings
@@ -43,7 +44,8 @@ def candidates(lrdb: Lrdb, source: Source, grace_seconds: float = 0.0) -> list[D
         return [
             found
             for signal in Signal
-            for found in deletions.superseded(conn, source, signal, grace_seconds=grace_seconds, limit=1000)
+            for dateint in deletions.superseded_days(conn, source, signal, grace_seconds=grace_seconds)
+            for found in deletions.superseded(conn, source, signal, dateint, grace_seconds=grace_seconds, limit=1000)
         ]
 
 
@@ -96,6 +98,34 @@ def test_nothing_is_deleted_within_its_grace_period(lrdb: Lrdb, edge: Source) ->
     assert candidates(lrdb, edge, 60.0) == []
     (found,) = candidates(lrdb, edge)
     assert intend(lrdb, edge, [found], 60.0) == []
+
+
+def test_what_expired_before_notes_told_is_looked_for_only_where_its_row_is_left(before_history: str) -> None:
+    with Lrdb(before_history) as lrdb:
+        edge = add_source(lrdb, "acme", "edge")
+        ensure_partitions(lrdb, Signal.LOGS, edge.organization_id, [DAY])
+        left, gone = (output(edge, {1: 10}).segment.segment_id for _ in range(2))
+        do(
+            lrdb,
+            "INSERT INTO log_seg (organization_id, dateint, segment_id, instance_num, ts_range, record_count,"
+            " file_size, published, created_by) VALUES (%s, %s, %s, %s, int8range(%s, %s), 1, 1, false, 1)",
+            *(edge.organization_id, DAY, left, edge.instance_num, NOON_MS, NOON_MS + 1),
+        )
+        for segment_id, dateint in ((left, DAY), (gone, DAY), (gone + 1, DAY - 1)):
+            do(
+                lrdb,
+                "INSERT INTO supersessions (organization_id, instance_num, signal, frequency_ms, dateint, segment_id,"
+                " operation, run_id, replaced_by) VALUES (%s, %s, 'logs', 0, %s, %s, 'retention', 'run', '{}')",
+                *(edge.organization_id, edge.instance_num, dateint, segment_id),
+            )
+        migrate(before_history)
+        with lrdb.connection() as conn:
+            assert deletions.superseded_days(conn, edge, Signal.LOGS, grace_seconds=0.0) == [DAY]
+        (found,) = candidates(lrdb, edge)
+        assert found.segment_id == left
+        confirm(lrdb, edge, intend(lrdb, edge, [found]))
+        assert candidates(lrdb, edge) == []
+        assert one(lrdb, "SELECT count(*) FROM supersessions") == 3, "what has expired is known for ever"
 
 
 def test_rows_go_only_with_the_confirmation_and_lineage_stays(lrdb: Lrdb, edge: Source) -> None:

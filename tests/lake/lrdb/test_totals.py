@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from lakerunner_dagster.lake.errors import LakeDatabaseUnavailable, LeaseLost
 from lakerunner_dagster.lake.lrdb import boxes, check
-from lakerunner_dagster.lake.lrdb import migrate as migrations
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
 from lakerunner_dagster.lake.lrdb.migrate import migrate
 from lakerunner_dagster.lake.model import ClaimedBox, Source
-from tests.conftest import TestDatabases
 from tests.lake.lrdb.work import add_source, do, expire, ingest, must_claim, one, open_box
 
 TOTALS = "SELECT organization_id, instance_num, stage, ingested, segments, records FROM box_totals ORDER BY 1, 2, 3"
@@ -107,16 +104,8 @@ def test_boxes_that_end_at_once_are_all_counted(lrdb: Lrdb, edge: Source) -> Non
     assert [row[3:] for row in rows] == [(8, 6, 80), (8, 6, 80)]
 
 
-def test_what_was_done_before_there_were_totals_is_in_them(
-    postgres: TestDatabases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = postgres.create_database()
-    for path in sorted(migrations.MIGRATIONS.glob("000[1-7].*.sql")):
-        (tmp_path / path.name).write_text(path.read_text())
-    with monkeypatch.context() as patched:
-        patched.setattr(migrations, "MIGRATIONS", tmp_path)
-        migrate(url)
-    with Lrdb(url) as lrdb:
+def test_what_was_done_before_there_were_totals_is_in_them(before_history: str) -> None:
+    with Lrdb(before_history) as lrdb:
         edge = add_source(lrdb, "acme", "edge")
         add_source(lrdb, "acme", "idle")
         for state in ("done", "done", "open"):
@@ -130,7 +119,7 @@ def test_what_was_done_before_there_were_totals_is_in_them(
                 state,
                 state,
             )
-        assert migrate(url) == ["0008.history"]
+        assert migrate(before_history) == ["0008.history"]
         assert one(lrdb, "SELECT (ingested, segments, records)::text FROM box_totals") == "(4,2,40)"
-    with psycopg.connect(url) as conn:
-        assert conn.execute(TOTALS).fetchall() == conn.execute(SUMS).fetchall()
+        with lrdb.connection() as conn:
+            assert conn.execute(TOTALS).fetchall() == conn.execute(SUMS).fetchall()

@@ -27,3 +27,16 @@ DROP INDEX ledger_rollups;
 -- Objects with rejected records need attention as well, but may be all there are.
 CREATE INDEX raw_objects_aside ON raw_objects (organization_id, signal, instance_num, state)
     WHERE state IN ('quarantined', 'missing');
+
+-- The note of what has expired outlives its object: deleted_at tells it from those whose object is still to be deleted.
+ALTER TABLE supersessions ADD COLUMN deleted_at TIMESTAMPTZ;
+UPDATE supersessions s SET deleted_at = now()
+WHERE NOT EXISTS (SELECT FROM log_seg g
+                  WHERE (g.organization_id, g.dateint, g.segment_id) = (s.organization_id, s.dateint, s.segment_id))
+  AND NOT EXISTS (SELECT FROM metric_seg g
+                  WHERE (g.organization_id, g.dateint, g.segment_id) = (s.organization_id, s.dateint, s.segment_id))
+  AND NOT EXISTS (SELECT FROM trace_seg g
+                  WHERE (g.organization_id, g.dateint, g.segment_id) = (s.organization_id, s.dateint, s.segment_id));
+CREATE INDEX supersessions_waiting ON supersessions (organization_id, instance_num, signal, dateint)
+    WHERE deleted_at IS NULL;
+DROP INDEX supersessions_age;
