@@ -168,8 +168,8 @@ def publish_rollup(
     unsettled.touch(conn, [*read, *made])  # of both tiers at once, ascending as the boxer of compaction takes them
     deletions.require_kept(conn, source.organization_id, [segment.segment_id for segment in made], written_since)
     published = {one.segment_id for one in finer_segments(conn, piece)}
-    before = set() if reach_ms is None else finer_ids_before(conn, piece, reach_ms)
-    complete = not aside and published == {one.segment_id for one in read} and before == set(seen_before)
+    as_seen = reach_ms is None or finer_ids_before(conn, piece, reach_ms) == set(seen_before)
+    complete = not aside and published == {one.segment_id for one in read} and as_seen
     replaced = _replace(conn, piece, outputs, ledger, aside)
     books.add(conn, ledger, made)
     if complete:
