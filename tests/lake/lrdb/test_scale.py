@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from lakerunner_dagster.lake.lrdb import boxes, coverage, debt, intake, overdue, quarantine, status
+from lakerunner_dagster.lake.lrdb import boxes, coverage, debt, deletions, intake, overdue, quarantine, status
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
+from lakerunner_dagster.lake.lrdb.partitions import ensure_partitions
 from lakerunner_dagster.lake.model import Source
 from lakerunner_dagster.lake.settings import CompactionPolicy
 from lakerunner_dagster.lake.signals import Signal
@@ -70,7 +71,14 @@ FILL_RATIOS = """
     SELECT %(organization)s, 1, 'metrics', 8
 """
 
-FILLS = (FILL_BOXES, FILL_OBJECTS, FILL_LINEAGE, FILL_METRICS, FILL_LEDGER, FILL_RATIOS)
+FILL_EXPIRED = """
+    INSERT INTO supersessions (organization_id, instance_num, signal, frequency_ms, dateint, segment_id, operation,
+                               run_id, replaced_by, superseded_at, deleted_at)
+    SELECT %(organization)s, 1, 'logs', 0, %(day)s, n, 'retention', 'run', '{}', now() - interval '1 day', now()
+    FROM generate_series(1, %(count)s) n
+"""
+
+FILLS = (FILL_EXPIRED, FILL_BOXES, FILL_OBJECTS, FILL_LINEAGE, FILL_METRICS, FILL_LEDGER, FILL_RATIOS)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,7 @@ def old(postgres: Any, migrated_template: str) -> Iterator[tuple[Lrdb, Source]]:
         yield lrdb, edge
 
 
-LARGE = ("raw_objects", "boxes", "lineage", "ledger")
+LARGE = ("raw_objects", "boxes", "lineage", "ledger", "supersessions")
 
 
 def pages_read(lrdb: Lrdb, work: Callable[[Conn], object], tables: tuple[str, ...] = LARGE) -> int:
@@ -150,3 +158,14 @@ def test_the_standing_checks_do_not_read_what_is_done(old: tuple[Lrdb, Source]) 
     for name, work in asked.items():
         assert pages_read(lrdb, work, ("boxes", "lineage", "ledger")) < PAGES, name
         assert pages_read(lrdb, work, ("raw_objects",)) < LATEST_PAGES, name
+
+
+def test_what_is_to_be_deleted_is_found_without_reading_the_notes_of_what_has_expired(old: tuple[Lrdb, Source]) -> None:
+    lrdb, edge = old
+    ensure_partitions(lrdb, Signal.LOGS, edge.organization_id, [DAY])
+    asked: dict[str, Callable[[Conn], object]] = {
+        "days": lambda conn: deletions.superseded_days(conn, edge, Signal.LOGS, grace_seconds=0.0),
+        "day": lambda conn: deletions.superseded(conn, edge, Signal.LOGS, DAY, grace_seconds=0.0, limit=100),
+    }
+    for name, work in asked.items():
+        assert pages_read(lrdb, work) < PAGES, name
