@@ -187,7 +187,8 @@ class Zygote:
             os._exit(code)
 
     def _hear(self, living: _Child) -> None:
-        if living.handle in self._children and not living.hear():
+        # Buried since the poll? Then its handle's number may be another one's already.
+        if self._children.get(living.handle) is living and not living.hear():
             self._poll.unregister(living.channel)
 
     def _bury(self, dead: _Child) -> None:

@@ -65,6 +65,23 @@ def test_when_a_zygote_is_killed_its_runs_end_truly_and_the_next_run_has_a_new_o
     eventually(lambda: not living.is_alive(), "its process ends")
 
 
+def test_a_killed_run_takes_no_zygote_with_it_whatever_the_zygote_hears_at_once(opened: Open) -> None:
+    running = opened()
+    older, newer = running.run("waiting"), running.run("waiting")
+    dying, _ = running.begun(older), running.begun(newer)
+    (zygote,) = running.zygotes()
+    zygote.suspend()
+    os.kill(dying.pid, signal.SIGKILL)
+    eventually(lambda: not dying.is_alive(), "its process is gone")
+    zygote.resume()
+    assert running.wait(older) is dg.DagsterRunStatus.FAILURE
+    assert "SIGKILL (signal 9)" in running.failure(older)
+    running.place.end(newer)
+    assert running.wait(newer) is dg.DagsterRunStatus.SUCCESS
+    running.succeeded("simple")
+    assert running.zygotes() == [zygote]
+
+
 def test_a_zygote_keeps_no_connection_of_its_look_at_the_storage(opened: Open) -> None:
     running = opened()
     run = running.run("waiting")
