@@ -28,13 +28,14 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from dagster._cli.utils import get_instance_for_cli
 from dagster._core.instance.ref import InstanceRef
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt, pop_captured_interrupt
+from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
 
 from lakerunner_dagster.launcher import protocol
 from lakerunner_dagster.launcher.output import mirror_by_threads
 from lakerunner_dagster.launcher.process import RunProcess, executing, resident_bytes
 
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
+ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 WORD_SECONDS = 60.0
 """How long a child waits for the launcher's word before it gives up."""
 
@@ -126,18 +127,23 @@ def _is_told_to_go(launcher: socket.socket, process: RunProcess) -> bool:
 def _go(run_id: str, process: RunProcess, instance_ref: InstanceRef) -> bool:
     """Execute a run; whether it has succeeded."""
     _differ_from_siblings(run_id)
-    ends: list[DagsterEventType] = []
+    said: set[DagsterEventType] = set()
     with get_instance_for_cli(instance_ref=instance_ref) as instance:
         # Told before the run's state is looked at. Who cancels it writes the state first and looks for the process
         # then, so that one of the two sees the other.
         instance.add_run_tags(run_id, process.tag())
         if not _end_if_canceled(instance, run_id):
             _execute_run_command_body(
-                run_id, instance, lambda event: ends.append(event.event_type), set_exit_code_on_failure=False
+                run_id, instance, lambda event: said.add(event.event_type), set_exit_code_on_failure=False
             )
-            if check_captured_interrupt():  # one that came before any step could take it
-                _end_if_canceled(instance, run_id)
-    return DagsterEventType.RUN_SUCCESS in ends
+            if not said & ENDS:  # whatever went wrong, Dagster returns as if nothing had
+                report_end(
+                    instance,
+                    run_id,
+                    f"The run's process {process.pid} has written no end of it: Dagster's storage did not answer, or the "
+                    "run was canceled as it began.",
+                )
+    return DagsterEventType.RUN_SUCCESS in said
 
 
 def _differ_from_siblings(run_id: str) -> None:

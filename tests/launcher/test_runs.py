@@ -11,6 +11,8 @@ import psutil
 import pytest
 from dagster._core.launcher import WorkerStatus
 
+from lakerunner_dagster.launcher import child
+from lakerunner_dagster.launcher.process import executing
 from tests.launcher.platform import Launching, starting
 from tests.waiting import eventually
 
@@ -113,6 +115,33 @@ def test_a_killed_run_that_was_being_canceled_is_canceled(shared: Launching) -> 
     os.kill(process.pid, signal.SIGKILL)
     assert shared.wait(run) is dg.DagsterRunStatus.CANCELED
     assert "SIGKILL" in shared.messages(run)
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [
+        (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.FAILURE),
+        (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED),
+    ],
+)
+def test_a_run_whose_end_could_not_be_written_ends_as_soon_as_it_can_be(
+    shared: Launching, monkeypatch: pytest.MonkeyPatch, before: dg.DagsterRunStatus, end: dg.DagsterRunStatus
+) -> None:
+    run = shared.create("simple")
+    shared.instance.report_dagster_event(starting(), run_id=run)
+
+    def silenced(*_: object, **_named: object) -> int:
+        """As Dagster does it: what the storage answers to its events is swallowed, and all of them are lost."""
+        if before is dg.DagsterRunStatus.CANCELING:
+            shared.instance.report_run_canceling(shared.loaded(run))
+        return 0
+
+    monkeypatch.setattr(child, "_execute_run_command_body", silenced)
+    monkeypatch.setattr(child, "_differ_from_siblings", lambda _run_id: None)
+    with executing() as process:
+        assert not child._go(run, process, shared.instance.get_ref())
+    assert shared.status(run) is end
+    assert "has written no end" in shared.messages(run)
 
 
 def test_of_two_launches_of_a_run_at_once_one_executes_it(shared: Launching) -> None:
