@@ -28,7 +28,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from dagster._cli.utils import get_instance_for_cli
 from dagster._core.instance.ref import InstanceRef
-from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
+from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt, raise_interrupts_as
 
 from lakerunner_dagster.launcher import protocol
 from lakerunner_dagster.launcher.output import mirror_by_threads
@@ -70,8 +70,17 @@ def live(first: protocol.Work, zygote: socket.socket, instance_ref: InstanceRef,
                 raise
             again = succeeded and runs < most_runs and _is_as_forked()
             protocol.say(zygote, {"ended": True, "free": again})
-            work = protocol.receive_work(zygote) if again else None
+            work = _next(zygote) if again else None
         _wait_for_what_it_started()
+
+
+def _next(zygote: socket.socket) -> protocol.Work | None:
+    """The next run; None where there is none any more, or where a signal has said since the last one's end to end."""
+    try:
+        with raise_interrupts_as(KeyboardInterrupt):
+            return protocol.receive_work(zygote)
+    except KeyboardInterrupt:
+        return None
 
 
 def _is_as_forked() -> bool:
@@ -140,8 +149,8 @@ def _go(run_id: str, process: RunProcess, instance_ref: InstanceRef) -> bool:
                 report_end(
                     instance,
                     run_id,
-                    f"The run's process {process.pid} has written no end of it: Dagster's storage did not answer, or the "
-                    "run was canceled as it began.",
+                    f"The run's process {process.pid} has written no end of it: Dagster's storage did not answer, or "
+                    "the run was canceled as it began.",
                 )
     return DagsterEventType.RUN_SUCCESS in said
 

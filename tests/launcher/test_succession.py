@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import dagster as dg
@@ -11,6 +13,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from lakerunner_dagster.launcher import child, protocol
+from lakerunner_dagster.launcher.fork import FREE_SECONDS
 from lakerunner_dagster.launcher.process import RunProcess
 from tests.launcher.platform import Launching
 from tests.waiting import eventually
@@ -92,6 +95,24 @@ def test_a_free_process_that_is_killed_fails_no_run(shared: Launching) -> None:
     eventually(lambda: not process.is_running(), "it is reaped")
     assert shared.process(shared.succeeded("simple")).pid != process.pid
     assert shared.status(before) is SUCCESS
+
+
+def test_a_free_process_that_is_told_to_end_does_so_at_once_and_interrupts_no_run(shared: Launching) -> None:
+    before = shared.succeeded("simple")
+    process = shared.free(before)
+    process.terminate()
+    assert shared.process(shared.succeeded("simple")).pid != process.pid  # launched before it may have ended
+    eventually(lambda: not process.is_running(), "it is reaped", seconds=FREE_SECONDS / 2)
+    assert shared.status(before) is SUCCESS
+
+
+def test_who_is_told_to_end_between_two_runs_takes_none_any_more() -> None:
+    ours, theirs = protocol.pair()
+    launcher, answers = protocol.pair()
+    with ours, theirs, launcher, answers, capture_interrupts():
+        protocol.send(ours, {"run_id": "the next one"}, answers)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert child._next(theirs) is None
 
 
 def test_a_run_whose_process_is_killed_fails_though_runs_before_it_have_succeeded(shared: Launching) -> None:
