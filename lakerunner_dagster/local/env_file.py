@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
@@ -40,19 +42,16 @@ class EnvBlock:
         if before and not before.endswith("\n"):
             before += "\n"
         lines = "".join(f"{name}={_quoted(value)}\n" for name, value in values.items())
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", newline="") as file:
-            file.write(f"{before}{BEGIN}\n{lines}{END}\n")
+        _replace(self._path, f"{before}{BEGIN}\n{lines}{END}\n")
 
     def remove(self) -> None:
-        """Take the block away, and the file with it when nothing else is in it."""
+        """Take the block away, and the file with it when nothing else is in it and no link leads there."""
         text = self._text()
         rest = _BLOCK.sub("", text)
         if rest == text:
             return
-        if rest:
-            with self._path.open("w", newline="") as file:
-                file.write(rest)
+        if rest or self._path.is_symlink():
+            _replace(self._path, rest)
         else:
             self._path.unlink()
 
@@ -61,6 +60,29 @@ class EnvBlock:
             return ""
         with self._path.open(newline="") as file:
             return file.read()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file, or the one that a link leads to, as a whole, leaving it to its owner with the mode that it has.
+
+    Who reads meanwhile, and who looks after a kill or a full disk, finds all of the old lines or all of the new ones.
+    """
+    target = path.resolve()
+    new = target.with_name(f"{target.name}.new")
+    new.unlink(missing_ok=True)  # of one who was killed
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", newline="") as file:
+            if target.exists():
+                found = target.stat()
+                with suppress(PermissionError):  # who may not give it away
+                    os.fchown(file.fileno(), found.st_uid, found.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _quoted(value: str) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -234,3 +237,53 @@ def test_any_users_lines_and_any_values_survive(
     assert block.read() == values
     block.remove()
     assert (path.read_text() if path.exists() else "") == text
+
+
+@contextmanager
+def _disk_with(free_bytes: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_takes_none_of_the_users_lines(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text(USERS_LINES)
+    block = EnvBlock(path)
+    with _disk_with(len(USERS_LINES) // 2), pytest.raises(OSError, match="File too large"):
+        block.write({"LAKERUNNER_OLD": "1"})
+    assert path.read_text() == USERS_LINES
+    block.write({"LAKERUNNER_OLD": "1"})
+    with_block = path.read_text()
+    with _disk_with(len(USERS_LINES) // 2), pytest.raises(OSError, match="File too large"):
+        block.remove()
+    assert path.read_text() == with_block
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("users_lines", [USERS_LINES + "\n", ""])
+def test_a_link_stays_one_and_its_file_as_open_as_it_was(tmp_path: Path, users_lines: str) -> None:
+    kept = tmp_path / "kept.env"
+    kept.write_text(users_lines)
+    kept.chmod(0o640)
+    link = tmp_path / ".env"
+    link.symlink_to("kept.env")
+    block = EnvBlock(link)
+    block.write({"LAKERUNNER_OLD": "1"})
+    assert block.read() == {"LAKERUNNER_OLD": "1"}
+    block.remove()
+    assert link.readlink() == Path("kept.env")
+    assert kept.read_text() == users_lines
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o640
+
+
+def test_a_new_file_is_for_its_owners_eyes_only(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    EnvBlock(path).write({"LAKERUNNER_OLD": "1"})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    EnvBlock(path).remove()
+    assert list(tmp_path.iterdir()) == []
