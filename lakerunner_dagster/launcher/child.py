@@ -123,14 +123,12 @@ def _claim(run_id: str) -> socket.socket | None:
 
 
 def _is_told_to_go(launcher: socket.socket, process: RunProcess) -> bool:
-    launcher.settimeout(WORD_SECONDS)
-    try:
-        protocol.send(launcher, {"process": asdict(process)})
-        return protocol.receive(launcher) is not None
-    except OSError:
-        return False
-    finally:
-        launcher.close()
+    with launcher:
+        launcher.settimeout(WORD_SECONDS)
+        with suppress(OSError):
+            protocol.send(launcher, {"process": asdict(process)})
+            launcher.recv(1, socket.MSG_PEEK)
+        return protocol.is_told_to_go(launcher)
 
 
 def _go(run_id: str, process: RunProcess, instance_ref: InstanceRef) -> bool:

@@ -13,4 +13,4 @@ class ZygoteFailed(LakeError):
 
 
 class ZygoteLost(LakeError):
-    """The zygote has ended, and the run that it was asked for does not go: another zygote may be asked."""
+    """The zygote or its child has ended, and the run that it was asked for does not go: another may be asked."""

@@ -120,7 +120,7 @@ class ForkRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     def _launch_forked(self, context: LaunchRunContext) -> None:
         try:
             self._launch_by(self._zygote(context), context.dagster_run)
-        except ZygoteLost:  # it was killed since the last run; no run goes that it was asked for
+        except ZygoteLost:  # it or its child was killed before the run was told to go: the run does not
             self._launch_by(self._zygote(context), context.dagster_run)
 
     def _launch_by(self, zygote: ZygoteHandle, run: DagsterRun) -> None:

@@ -93,6 +93,18 @@ def receive(source: socket.socket) -> dict[str, Any] | None:
     return dict(json.loads(data)) if data else None
 
 
+def is_told_to_go(launcher: socket.socket) -> bool:
+    """Whether the launcher has given its word for a run; child and zygote both hold the socket on which it does so.
+
+    Where it has not, it cannot any more, and learns that. The word is left for the other one to see.
+    """
+    launcher.shutdown(socket.SHUT_RDWR)
+    try:
+        return bool(launcher.recv(1, socket.MSG_PEEK))
+    except ConnectionResetError:
+        return False
+
+
 def receive_request(channel: socket.socket) -> tuple[dict[str, Any], socket.socket] | None:
     """The next request and the socket for its answer; None where the launcher has gone."""
     try:

@@ -42,13 +42,15 @@ MOST_FATES = 1000
 class _Child:
     """A child: its run, or None where it is free since a time (monotonic s), or tells of another one's end.
 
-    ``said`` is its last word on its run; ``held`` what it held in memory when that was over its limit.
+    ``launcher`` is where the launcher gives its word for the run; ``said`` is the child's last word on it; ``held``
+    what it held in memory when that was over its limit.
     """
 
     pid: int
     handle: int
     channel: socket.socket
-    run_id: str | None
+    run_id: str | None = None
+    launcher: socket.socket | None = None
     free_since: float | None = None
     said: dict[str, Any] | None = None
     held: int | None = None
@@ -59,8 +61,20 @@ class _Child:
             protocol.send(self.channel, {"run_id": run_id}, launcher)
         except OSError:
             return False
-        self.run_id, self.free_since, self.said = run_id, None, None
+        self.has(run_id, launcher)
         return True
+
+    def has(self, run_id: str, launcher: socket.socket) -> None:
+        """It has been given a run: keep the launcher's socket for as long as it has."""
+        self.forget_launcher()
+        self.run_id, self.free_since, self.said = run_id, None, None
+        self.launcher = socket.socket(fileno=launcher.detach())
+
+    def forget_launcher(self) -> None:
+        """Close the socket of the last run's launcher."""
+        if self.launcher is not None:
+            self.launcher.close()
+        self.launcher = None
 
     def let_go(self) -> None:
         """Have it end, for it will get no run any more."""
@@ -145,11 +159,13 @@ class Zygote:
             return
         work = protocol.Work(run_id, launcher)
         try:
-            self._fork(run_id, lambda us: child.live(work, us, self._instance_ref, self._load.runs_per_child))
+            forked = self._fork(lambda us: child.live(work, us, self._instance_ref, self._load.runs_per_child))
         except OSError as error:
             protocol.send(launcher, {"error": f"no process can be forked: {error}"})
+        else:
+            forked.has(run_id, launcher)
 
-    def _fork(self, run_id: str | None, life: Callable[[socket.socket], None]) -> None:
+    def _fork(self, life: Callable[[socket.socket], None]) -> _Child:
         ours, theirs = protocol.pair()
         ours.setblocking(False)
         # What arrives before the child can handle it waits: our own handler is not for it.
@@ -159,10 +175,11 @@ class Zygote:
             if pid == 0:
                 ours.close()
                 self._become(life, theirs)
-            forked = _Child(pid, os.pidfd_open(pid), ours, run_id)
+            forked = _Child(pid, os.pidfd_open(pid), ours)
             self._children[forked.handle] = forked
             self._poll.register(forked.handle, selectors.EVENT_READ, partial(self._bury, forked))
             self._poll.register(ours, selectors.EVENT_READ, partial(self._hear, forked))
+            return forked
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
@@ -176,6 +193,7 @@ class Zygote:
             for sibling in self._children.values():
                 os.close(sibling.handle)
                 sibling.channel.close()
+                sibling.forget_launcher()
             life(zygote)
             code = 0
         except BaseException:  # noqa: BLE001  # nothing may pass: below is the zygote's loop
@@ -192,7 +210,10 @@ class Zygote:
             self._poll.unregister(living.channel)
 
     def _bury(self, dead: _Child) -> None:
-        """Reap a child; where it could not tell how its run ended, have it told."""
+        """Reap a child; where it could not tell how its run ended, have it told.
+
+        Not so where its launcher has not given its word yet: it finds that it cannot, and launches the run again.
+        """
         _, status = os.waitpid(dead.pid, 0)
         with suppress(BlockingIOError):  # a process that it has left behind holds its end
             while dead.hear():
@@ -203,7 +224,9 @@ class Zygote:
         os.close(dead.handle)
         dead.channel.close()
         del self._children[dead.handle]
-        if dead.run_id is None or (dead.said and "ended" in dead.said):
+        has_begun = dead.launcher is not None and protocol.is_told_to_go(dead.launcher)
+        dead.forget_launcher()
+        if not has_begun or dead.run_id is None or (dead.said and "ended" in dead.said):
             return
         reason = self._reason(dead, status, str((dead.said or {}).get("reason", "")))
         self._fates[dead.run_id] = reason
@@ -225,7 +248,7 @@ class Zygote:
             child.tell(run_id, self._instance_ref, reason)
 
         try:
-            self._fork(None, life)
+            self._fork(life)
         except OSError as error:  # run monitoring will find it
             sys.stderr.write(f"the end of run {run_id} cannot be told: {error}. {reason}\n")
 

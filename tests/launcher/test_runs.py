@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from dagster._core.launcher import WorkerStatus
 
-from lakerunner_dagster.launcher import child
+from lakerunner_dagster.launcher import child, protocol
 from lakerunner_dagster.launcher.process import executing
 from tests.launcher.platform import Launching, starting
 from tests.waiting import eventually
@@ -142,6 +143,40 @@ def test_a_run_whose_end_could_not_be_written_ends_as_soon_as_it_can_be(
         assert not child._go(run, process, shared.instance.get_ref())
     assert shared.status(run) is end
     assert "has written no end" in shared.messages(run)
+
+
+def _given(running: Launching, run: str) -> tuple[socket.socket, psutil.Process]:
+    """A run's process that waits for the word to go, and the socket on which its launcher would give it."""
+    running.instance.report_dagster_event(starting(), run_id=run)
+    answers = running.launcher._zygote(running.context(run))._request({"ask": protocol.Ask.LAUNCH, "run_id": run})
+    answer = protocol.receive(answers)
+    assert answer is not None
+    return answers, psutil.Process(answer["process"]["pid"])
+
+
+def test_a_run_whose_process_dies_before_it_is_told_to_go_is_its_launchers_to_launch_again(shared: Launching) -> None:
+    run = shared.create("simple")
+    answers, process = _given(shared, run)
+    with answers:
+        process.kill()
+        assert protocol.receive(answers) is None  # which is how the launcher learns of it
+        with pytest.raises(BrokenPipeError):
+            protocol.send(answers, {"go": True})
+    eventually(lambda: not process.is_running(), "it is reaped")
+    assert shared.launcher._zygotes.fate(run) is None
+    shared.launcher.launch_run(shared.context(run))
+    assert shared.wait(run) is dg.DagsterRunStatus.SUCCESS, shared.messages(run)
+
+
+def test_a_run_whose_process_dies_before_it_hears_that_it_is_told_to_go_fails_at_once(shared: Launching) -> None:
+    run = shared.create("simple")
+    answers, process = _given(shared, run)
+    process.suspend()
+    with answers:
+        protocol.send(answers, {"go": True})  # the launcher has done its part, and launches it no more
+    process.kill()
+    assert shared.wait(run) is dg.DagsterRunStatus.FAILURE
+    assert "SIGKILL (signal 9)" in shared.failure(run)
 
 
 def test_of_two_launches_of_a_run_at_once_one_executes_it(shared: Launching) -> None:
