@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal as signals
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
+
+import pytest
 
 from lakerunner_dagster.lake.bus import Bus
 from lakerunner_dagster.lake.lrdb.connection import Conn, Lrdb
@@ -150,7 +153,9 @@ def kill_everywhere(place: Place, task: Task, before: Callable[[int], None] = la
         deadly = len(boundaries) + 1
         before(deadly)
         child = context.Process(target=_live, args=(place, task, deadly, epitaph))
-        child.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", None)  # a test's own may be too long a path for the server's socket
+            child.start()
         child.join(LONGEST_SECONDS)
         assert child.exitcode is not None, f"the task hangs, to be killed at boundary {deadly}; so far: {boundaries}"
         if child.exitcode == 0:
