@@ -143,7 +143,9 @@ def test_why_a_run_of_a_backfill_failed_is_told(world: World, instance: dg.Dagst
     from lakerunner_dagster.definitions import defs  # noqa: PLC0415 - as above
 
     points(world, "a")
+    world.roll_up()
     done("organization", "retention", "acme", "metrics", "1", "--frequency", "10")
+    done("maintain", "retention")
     instance.add_dynamic_partitions("sources", [SOURCE_KEY])
     job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={dg.AssetKey("metric_rollup_1m")})
     job.execute_in_process(
