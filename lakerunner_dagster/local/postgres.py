@@ -158,7 +158,8 @@ class PostgresServer:
         """Create a database, copied from ``template``, unless it exists; return its URL."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as conn:
             if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
-                create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")  # half of the time of WAL_LOG
+                # Copying its files takes less than logging each of their pages, which is the default.
+                create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
                 conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         return self.url(name)
 

@@ -216,6 +216,22 @@ _DUE = sql.SQL(
 )
 """Whether a box ``b`` waits for a run."""
 
+_IN_PARTITION = sql.SQL(
+    "b.stage = %(stage)s AND b.organization_id = %(organization)s AND b.instance_num = %(instance)s"
+    " AND b.dateint = %(dateint)s AND (%(frequency)s::int IS NULL OR b.frequency_ms = %(frequency)s)"
+)
+"""Whether a box ``b`` is of a partition (of one tier, where it is named): with the parameters of ``_partition``."""
+
+
+def _partition(stage: str, source: Source, dateint: int, frequency_ms: int | None) -> dict[str, object]:
+    return {
+        "stage": stage,
+        "organization": source.organization_id,
+        "instance": source.instance_num,
+        "dateint": dateint,
+        "frequency": frequency_ms,
+    }
+
 
 def waiting_partitions(conn: Conn, stage: str) -> list[WaitingPartition]:
     """Every partition with boxes of this stage that wait and are not on their way to a run, longest wait first.
@@ -258,19 +274,10 @@ def recall(conn: Conn, stage: str, source: Source, dateint: int, *, frequency_ms
         sql.SQL("""
         UPDATE boxes SET dispatched_at = NULL
         WHERE box_id IN (
-            SELECT b.box_id FROM boxes b
-            WHERE b.stage = %(stage)s AND b.organization_id = %(organization)s AND b.instance_num = %(instance)s
-              AND b.dateint = %(dateint)s AND (%(frequency)s::int IS NULL OR b.frequency_ms = %(frequency)s) AND {due}
-            FOR UPDATE SKIP LOCKED
+            SELECT b.box_id FROM boxes b WHERE {of_partition} AND {due} FOR UPDATE SKIP LOCKED
         )
-        """).format(due=_DUE),
-        {
-            "stage": stage,
-            "organization": source.organization_id,
-            "instance": source.instance_num,
-            "dateint": dateint,
-            "frequency": frequency_ms,
-        },
+        """).format(of_partition=_IN_PARTITION, due=_DUE),
+        _partition(stage, source, dateint, frequency_ms),
     )
 
 
@@ -296,23 +303,17 @@ def claim(
             claimed_at = clock_timestamp(), lease_token = %(token)s, lease_seconds = %(seconds)s,
             lease_until = clock_timestamp() + %(seconds)s * interval '1 second'
         WHERE box_id = (
-            SELECT b.box_id FROM boxes b
-            WHERE b.stage = %(stage)s AND b.organization_id = %(organization)s AND b.instance_num = %(instance)s
-              AND b.dateint = %(dateint)s AND (%(frequency)s::int IS NULL OR b.frequency_ms = %(frequency)s) AND {due}
+            SELECT b.box_id FROM boxes b WHERE {of_partition} AND {due}
             ORDER BY b.box_id LIMIT 1 FOR UPDATE SKIP LOCKED
         )
         RETURNING box_id, lease_token, attempts, signal, grouping_key
-        """).format(due=_DUE),
-        {
+        """).format(of_partition=_IN_PARTITION, due=_DUE),
+        _partition(stage, source, dateint, frequency_ms)
+        | {
             "allowed": settings.box_attempts,
             "run": run_id,
             "token": uuid4(),
             "seconds": settings.lease_seconds,
-            "stage": stage,
-            "organization": source.organization_id,
-            "instance": source.instance_num,
-            "dateint": dateint,
-            "frequency": frequency_ms,
         },
     ).fetchone()
     if row is None:
@@ -444,19 +445,11 @@ def reopen_failed(conn: Conn, stage: str, source: Source, dateint: int, *, frequ
     Their dispatches go on counting: a run's key must not come again.
     """
     return conn.execute(
-        """
-        UPDATE boxes SET
+        sql.SQL("""
+        UPDATE boxes b SET
             state = 'open', attempts = 0, next_attempt_at = now(), dispatched_at = NULL, ended_at = NULL,
             error_class = NULL, error_text = NULL
-        WHERE stage = %(stage)s AND organization_id = %(organization)s AND instance_num = %(instance)s
-          AND dateint = %(dateint)s AND state = 'failed'
-          AND (%(frequency)s::int IS NULL OR frequency_ms = %(frequency)s)
-        """,
-        {
-            "stage": stage,
-            "organization": source.organization_id,
-            "instance": source.instance_num,
-            "dateint": dateint,
-            "frequency": frequency_ms,
-        },
+        WHERE {of_partition} AND b.state = 'failed'
+        """).format(of_partition=_IN_PARTITION),
+        _partition(stage, source, dateint, frequency_ms),
     ).rowcount

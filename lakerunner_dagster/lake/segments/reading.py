@@ -24,6 +24,7 @@ from lakerunner_dagster.lake.segments.index import records, time_range
 from lakerunner_dagster.lake.segments.overflow import overflowed
 from lakerunner_dagster.lake.segments.union import Union, in_form
 from lakerunner_dagster.lake.signals import SIGNALS, Signal
+from lakerunner_dagster.lake.stages import asset_of
 from lakerunner_dagster.lake.telemetry.metric_rows import DERIVED, added_count
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def unusable(segment: Segment, reason: str, what: str) -> SegmentUnusable:
         segment,
         reason,
         f"{segment.key}: {what}; it was set aside and left as it is: rebuild its day ({segment.dateint} of collector "
-        f"{segment.collector}) from the raw objects",
+        f"{segment.collector}) of {asset_of(segment.signal, segment.frequency_ms)}",
     )
 
 
